@@ -1,0 +1,4 @@
+//! Redis through fred.
+
+/// The cache on Redis.
+pub struct RedisCache {}

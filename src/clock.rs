@@ -1,0 +1,44 @@
+//! The one place that reads a clock. Everything else is handed a [`Timestamp`].
+//!
+//! Two readings, because a wall clock can be stepped: [`Clock::wall`] is what people and receivers see (log times,
+//! `webhook-timestamp`, ids), [`Clock::steady`] only moves forward and is what deadlines are measured on.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::delivery::Timestamp;
+
+/// A clock that starts at the wall time of its creation. Cheap to copy.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    started_at: Timestamp,
+    started: tokio::time::Instant,
+}
+
+impl Clock {
+    /// A clock that agrees with the wall clock now, and from now on only moves forward.
+    pub fn start() -> Self {
+        Self { started_at: wall(), started: tokio::time::Instant::now() }
+    }
+
+    /// The wall clock, in milliseconds since the Unix epoch. May step in either direction.
+    pub fn wall(&self) -> Timestamp {
+        wall()
+    }
+
+    /// Milliseconds since the Unix epoch as of the start, plus what has passed since. Never steps, and stands still
+    /// while a test has paused tokio's time.
+    pub fn steady(&self) -> Timestamp {
+        self.started_at + self.started.elapsed()
+    }
+
+    /// The instant of the runtime at which [`Clock::steady`] reads `at`; now, when that has passed.
+    pub fn instant(&self, at: Timestamp) -> tokio::time::Instant {
+        self.started + Duration::from_millis(at.0.saturating_sub(self.started_at.0).max(0).unsigned_abs())
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the edge that the ban points to")]
+fn wall() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+}

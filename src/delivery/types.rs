@@ -1,0 +1,280 @@
+//! The field's nouns: subscription, delivery, attempt, and their ids and times.
+
+use std::fmt;
+use std::ops::{Add, Sub};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Milliseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    /// Later than any time that occurs.
+    pub const MAX: Self = Self(i64::MAX);
+
+    /// How long after `earlier` this is; zero when it is not.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+impl Add<Duration> for Timestamp {
+    type Output = Self;
+    fn add(self, wait: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)))
+    }
+}
+
+impl Sub<Duration> for Timestamp {
+    type Output = Self;
+    fn sub(self, wait: Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)))
+    }
+}
+
+/// RFC 3339 in UTC, to the millisecond.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // humantime ends at the year 9999; beyond it a clamped time still prints.
+        const LAST_PRINTABLE_MS: i64 = 253_402_300_799_999;
+        let shown = Duration::from_millis(self.0.clamp(0, LAST_PRINTABLE_MS).unsigned_abs());
+        humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + shown).fmt(f)
+    }
+}
+
+/// A subscription's id: a small integer, as in `/subscriptions/1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SubscriptionId(pub i64);
+
+impl fmt::Display for SubscriptionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A delivery's id: a `UUIDv7` given in commit order, so that order, time partition and recovery come from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DeliveryId(pub Uuid);
+
+impl DeliveryId {
+    /// Before every delivery.
+    pub const MIN: Self = Self(Uuid::nil());
+
+    /// The lowest id that a delivery accepted at `at` can have.
+    pub fn floor_at(at: Timestamp) -> Self {
+        Self(Uuid::from_u128((u128::from(at.0.max(0).unsigned_abs()) & 0xffff_ffff_ffff) << 80))
+    }
+
+    /// When it was accepted, by the clock of the node that accepted it.
+    pub fn accepted_at(self) -> Timestamp {
+        Timestamp(i64::try_from(self.0.as_u128() >> 80).unwrap_or(i64::MAX))
+    }
+
+    /// The id just before this one.
+    pub fn predecessor(self) -> Self {
+        Self(Uuid::from_u128(self.0.as_u128().saturating_sub(1)))
+    }
+}
+
+impl fmt::Display for DeliveryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for DeliveryId {
+    type Err = uuid::Error;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Uuid::from_str(text).map(Self)
+    }
+}
+
+/// Who wants which events, and where they go.
+#[derive(Clone, Debug)]
+pub struct Subscription {
+    /// Given by the store.
+    pub id: SubscriptionId,
+    /// Where deliveries are sent: an absolute `http` or `https` URL.
+    pub target_url: Arc<str>,
+    /// Patterns of event types (`order.created`, `order.*`); empty means every event.
+    pub event_types: Vec<EventTypePattern>,
+    /// Verifies what is ingested and signs what is delivered. Never shown after creation.
+    pub secret: Option<SecretString>,
+    /// Why deliveries are held back; `None` while the subscription is enabled.
+    pub disabled: Option<DisabledReason>,
+    /// Raised by every change: the newer of two copies is the one with the higher version.
+    pub version: i64,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+}
+
+pub use super::event_type::EventTypePattern;
+
+/// Why a subscription is disabled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DisabledReason {
+    /// The receiver answered 410 Gone.
+    Gone,
+}
+
+impl DisabledReason {
+    /// The word stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+        }
+    }
+}
+
+impl FromStr for DisabledReason {
+    type Err = String;
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "gone" => Ok(Self::Gone),
+            other => Err(format!("unknown reason for a disabled subscription: {other:?}")),
+        }
+    }
+}
+
+/// One event on its way to one subscription, with the bytes to send.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// Stable across retries: sent as `webhook-id`.
+    pub id: DeliveryId,
+    /// Whose it is.
+    pub subscription_id: SubscriptionId,
+    /// As the producer named it, if it did.
+    pub event_type: Option<Arc<str>>,
+    /// The body, byte for byte as it was received.
+    pub payload: Bytes,
+}
+
+/// How one attempt ended, in the words of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The receiver answered 2xx.
+    Success,
+    /// It failed and will be retried.
+    #[serde(rename = "Failed Attempt")]
+    FailedAttempt,
+    /// It failed for good: the schedule is spent, the receiver is gone, or the delivery outlived its retention.
+    Failure,
+}
+
+impl Outcome {
+    /// The words stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "Success",
+            Self::FailedAttempt => "Failed Attempt",
+            Self::Failure => "Failure",
+        }
+    }
+
+    /// The number stored by the embedded store and in PostgreSQL's `smallint` column.
+    pub fn code(self) -> i16 {
+        match self {
+            Self::Success => 0,
+            Self::FailedAttempt => 1,
+            Self::Failure => 2,
+        }
+    }
+
+    /// The outcome of a stored [`Outcome::code`].
+    pub fn from_code(code: i16) -> Option<Self> {
+        [Self::Success, Self::FailedAttempt, Self::Failure].into_iter().find(|o| o.code() == code)
+    }
+}
+
+/// What one attempt at a receiver came to, before the schedule is asked what follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptResult {
+    /// When it began, by the wall clock.
+    pub started_at: Timestamp,
+    /// How long it took, answer included.
+    pub duration: Duration,
+    /// The receiver's answer, if one came.
+    pub http_status: Option<u16>,
+    /// The receiver's `Retry-After`, if it sent one that can be read.
+    pub retry_after: Option<Duration>,
+    /// What went wrong, for people; `None` on success.
+    pub error_details: Option<String>,
+    /// The start of the answer's body.
+    pub response_body: Option<String>,
+}
+
+impl AttemptResult {
+    /// Success is 2xx, and nothing else is.
+    pub fn succeeded(&self) -> bool {
+        self.error_details.is_none() && self.http_status.is_some_and(|status| (200..300).contains(&status))
+    }
+}
+
+/// A row of the attempt log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptLog {
+    /// `UUIDv7`, given by the writer in commit order.
+    pub id: Uuid,
+    /// The delivery that was attempted.
+    pub delivery_id: DeliveryId,
+    /// Whose it is.
+    pub subscription_id: SubscriptionId,
+    /// Where it was sent; the subscription's URL may have changed since.
+    pub target_url: Arc<str>,
+    /// When the attempt began, by the wall clock.
+    pub timestamp: Timestamp,
+    /// 1 for the first.
+    pub attempt_number: u32,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The receiver's answer, if one came.
+    pub http_status: Option<u16>,
+    /// What went wrong, for people.
+    pub error_details: Option<String>,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u32,
+    /// The start of the answer's body.
+    pub response_body: Option<String>,
+}
+
+/// A delivery that failed and waits for its next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// The delivery to attempt again.
+    pub delivery_id: DeliveryId,
+    /// Whose it is.
+    pub subscription_id: SubscriptionId,
+    /// The number that the next attempt will have: 2 after the first has failed.
+    pub attempt_number: u32,
+    /// Not before this.
+    pub next_attempt_at: Timestamp,
+}
+
+/// Where a delivery stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryState {
+    /// Accepted; no attempt has been logged yet.
+    Pending,
+    /// Failed at least once; another attempt will follow.
+    Retrying,
+    /// Received: the receiver answered 2xx.
+    Delivered,
+    /// Ended without being received.
+    Failed,
+    /// Its subscription was deleted before it was received.
+    Cancelled,
+}

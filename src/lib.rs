@@ -1,0 +1,18 @@
+//! Hookpost delivers webhooks: a producer posts an event once, Hookpost makes it durable, answers, and delivers it
+//! to the subscriber's URL until it is received or its retry schedule is spent.
+//!
+//! `ARCHITECTURE.md` walks one event through these modules.
+
+pub mod actors;
+pub mod cache;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod delivery;
+pub mod http;
+pub mod listen;
+pub mod metrics;
+pub mod outbound;
+pub mod service;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,3 @@
+//! `hookpost`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Signatures: `X-Hub-Signature-256` and Standard Webhooks.

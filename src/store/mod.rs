@@ -1,0 +1,239 @@
+//! The store: one trait, two backends. It is the truth; actors, mailboxes and Redis are caches of it.
+//!
+//! The rules that both backends keep, and that `tests/store` checks on both:
+//! - [`Store::commit`] is one transaction and one statement a table, durable when it returns `Ok`.
+//! - It is idempotent by the ids in the batch: a batch whose reply was lost may be committed again, unchanged.
+//! - Only the process that [`Store::acquire`]d the store may commit; it loses that right with the connection (or file
+//!   lock) that every commit goes through, so a stale owner cannot write.
+
+mod postgres;
+mod sqlite;
+pub mod writer;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+use uuid::Uuid;
+
+use crate::delivery::{
+    AttemptLog, Delivery, DeliveryId, DisabledReason, EventTypePattern, Retry, Subscription, SubscriptionId, Timestamp,
+};
+
+pub use postgres::PostgresStore;
+pub use sqlite::SqliteStore;
+
+/// What can go wrong at the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Out of reach, out of space, or too slow. The same call may succeed later; a commit may have taken effect.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// Another process delivers from this store. What this process holds in memory is stale.
+    #[error("another process owns this store")]
+    NotOwner,
+    /// The store refused the data itself; the same call will fail again. A commit had no effect.
+    #[error("the store refused the data: {0}")]
+    Rejected(String),
+    /// What is stored cannot be read back: a bug, or someone else's hand.
+    #[error("the store holds what it should not: {0}")]
+    Corrupt(String),
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+/// The store's result.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// What a new subscription is made of.
+#[derive(Clone, Debug)]
+pub struct NewSubscription {
+    /// An absolute `http` or `https` URL, checked.
+    pub target_url: String,
+    /// Empty means every event.
+    pub event_types: Vec<EventTypePattern>,
+    /// Verifies ingest, signs deliveries.
+    pub secret: Option<SecretString>,
+}
+
+/// What an update replaces. `None` leaves a field as it is.
+#[derive(Clone, Debug, Default)]
+pub struct SubscriptionChange {
+    /// A new URL.
+    pub target_url: Option<String>,
+    /// New patterns.
+    pub event_types: Option<Vec<EventTypePattern>>,
+    /// `Some(None)` takes the secret away.
+    pub secret: Option<Option<SecretString>>,
+    /// `Some(None)` enables it again.
+    pub disabled: Option<Option<DisabledReason>>,
+}
+
+/// One commit. Appends in the common case; the other tables change only for deliveries that failed.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Appended to `deliveries`, in order of id.
+    pub deliveries: Vec<Delivery>,
+    /// Appended to `delivery_logs`.
+    pub logs: Vec<AttemptLog>,
+    /// Written to `retries`, replacing the delivery's row.
+    pub retries: Vec<Retry>,
+    /// Removed from `retries`: these deliveries have ended.
+    pub settled: Vec<DeliveryId>,
+    /// Written to (`Some`) or removed from (`None`) `positions`.
+    pub positions: Vec<(SubscriptionId, Option<DeliveryId>)>,
+    /// The new watermark, if it moved.
+    pub watermark: Option<DeliveryId>,
+}
+
+impl Batch {
+    /// Whether there is nothing to commit.
+    pub fn is_empty(&self) -> bool {
+        self.deliveries.is_empty()
+            && self.logs.is_empty()
+            && self.retries.is_empty()
+            && self.settled.is_empty()
+            && self.positions.is_empty()
+            && self.watermark.is_none()
+    }
+}
+
+/// What a starting owner needs to know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Everything up to this id has been tried at least once, the subscriptions in `positions` excepted. `MIN` in a
+    /// new store.
+    pub watermark: Option<DeliveryId>,
+    /// Subscriptions that had fallen behind: everything of theirs up to this id has been tried at least once.
+    pub positions: Vec<(SubscriptionId, DeliveryId)>,
+    /// Other subscriptions that have deliveries after the watermark which no log row mentions.
+    pub untried: Vec<SubscriptionId>,
+    /// The newest delivery and log ids ever stored; new ids must be higher, even if the clock was set back.
+    pub newest_id: Option<Uuid>,
+}
+
+/// What an activated actor starts from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// The subscription's own row in `positions`.
+    pub position: Option<DeliveryId>,
+    /// Its first retries by due time, at most the limit asked for.
+    pub retries: Vec<Retry>,
+}
+
+/// A delivery as `/status` shows it.
+#[derive(Clone, Debug)]
+pub struct DeliveryRecord {
+    /// The delivery itself, without its payload.
+    pub id: DeliveryId,
+    /// Whose it is.
+    pub subscription_id: SubscriptionId,
+    /// As the producer named it.
+    pub event_type: Option<Arc<str>>,
+    /// Its next attempt, if one is planned.
+    pub retry: Option<Retry>,
+    /// Whether its subscription still exists.
+    pub subscription_exists: bool,
+    /// All attempts, oldest first.
+    pub attempts: Vec<AttemptLog>,
+}
+
+/// What the janitor did in one run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JanitorCounts {
+    /// Deliveries that outlived their retention and were ended as failures.
+    pub expired: u64,
+    /// Rows deleted (embedded store).
+    pub rows_deleted: u64,
+    /// Partitions created (PostgreSQL).
+    pub partitions_created: u64,
+    /// Partitions dropped (PostgreSQL).
+    pub partitions_dropped: u64,
+    /// Whether the run stopped at its bound with more left to do.
+    pub more: bool,
+}
+
+/// Everything the service keeps. See the module's docs for the rules.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// `sqlite` or `postgres`, for logs and pages.
+    fn name(&self) -> &'static str;
+    /// Brings the schema up to date, one process at a time, and makes sure that now can be written to.
+    async fn migrate(&self, now: Timestamp) -> Result<()>;
+    /// Answers when the store can be read and, by its owner, written.
+    async fn ping(&self) -> Result<()>;
+
+    /// Takes, or takes again after a lost connection, the sole right to commit. `false` when another process has it.
+    async fn acquire(&self) -> Result<bool>;
+    /// One durable transaction. See the module's docs.
+    async fn commit(&self, batch: &Batch) -> Result<()>;
+    /// Which of these deliveries are stored: decides the fate of a commit whose reply was lost. Order is kept.
+    async fn stored(&self, ids: &[DeliveryId]) -> Result<Vec<DeliveryId>>;
+
+    /// Stores a subscription and gives it its id.
+    async fn create_subscription(&self, new: NewSubscription, now: Timestamp) -> Result<Subscription>;
+    /// The subscription, if it exists.
+    async fn subscription(&self, id: SubscriptionId) -> Result<Option<Subscription>>;
+    /// Up to `limit` subscriptions with ids above `after`, by id.
+    async fn subscriptions(&self, after: Option<SubscriptionId>, limit: usize) -> Result<Vec<Subscription>>;
+    /// Changes it and raises its version; `None` when it does not exist.
+    async fn update_subscription(
+        &self,
+        id: SubscriptionId,
+        change: SubscriptionChange,
+        now: Timestamp,
+    ) -> Result<Option<Subscription>>;
+    /// Deletes it with its retries and its position; deliveries and logs stay until retention takes them.
+    async fn delete_subscription(&self, id: SubscriptionId) -> Result<bool>;
+    /// The versions of those that exist, in no particular order.
+    async fn subscription_versions(&self, ids: &[SubscriptionId]) -> Result<Vec<(SubscriptionId, i64)>>;
+
+    /// What a starting owner needs to know.
+    async fn recovery(&self) -> Result<Recovery>;
+    /// What an activated actor starts from.
+    async fn pending(&self, id: SubscriptionId, retry_limit: usize) -> Result<Pending>;
+    /// Deliveries of the subscription with ids above `after` and no log row, by id: at most `limit`, and at most
+    /// `max_bytes` of payload, but always one if there is one.
+    async fn backlog_page(
+        &self,
+        id: SubscriptionId,
+        after: DeliveryId,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<BacklogPage>;
+    /// The subscription's first `limit` retries by (`next_attempt_at`, delivery).
+    async fn retries(&self, id: SubscriptionId, limit: usize) -> Result<Vec<Retry>>;
+    /// Those of these deliveries that are still to be retried, with their payloads. Order is not kept.
+    async fn retry_payloads(&self, ids: &[DeliveryId]) -> Result<Vec<Delivery>>;
+    /// Up to `limit` subscriptions that have a retry due before `before`, those with the earliest first.
+    async fn subscriptions_due(&self, before: Timestamp, limit: usize) -> Result<Vec<SubscriptionId>>;
+
+    /// The delivery with all its attempts.
+    async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>>;
+    /// Up to `limit` attempts of the subscription, newest first, older than the log row `before`.
+    async fn logs(&self, id: SubscriptionId, before: Option<Uuid>, limit: usize) -> Result<Vec<AttemptLog>>;
+
+    /// Makes room for what is accepted from now on (PostgreSQL: partitions).
+    async fn prepare(&self, now: Timestamp) -> Result<JanitorCounts>;
+    /// Ends up to `limit` unfinished deliveries accepted before `cutoff` with a `Failure` row that says so.
+    async fn expire(&self, cutoff: Timestamp, now: Timestamp, limit: usize) -> Result<JanitorCounts>;
+    /// Drops or deletes what is older than `cutoff`, at most `limit` rows where rows are deleted.
+    async fn prune(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts>;
+
+    /// Closes connections and files. Nothing may be called after it.
+    async fn close(&self);
+}
+
+/// A page of a subscription's backlog.
+#[derive(Clone, Debug, Default)]
+pub struct BacklogPage {
+    /// By id.
+    pub deliveries: Vec<Delivery>,
+    /// Whether there was nothing more at the time of reading.
+    pub complete: bool,
+}

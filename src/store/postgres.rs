@@ -1,0 +1,4 @@
+//! The store on PostgreSQL.
+
+/// The store on PostgreSQL.
+pub struct PostgresStore {}

@@ -1,0 +1,4 @@
+//! The embedded store: SQLite.
+
+/// The embedded store: SQLite.
+pub struct SqliteStore {}
