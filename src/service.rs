@@ -1,1 +1,152 @@
 //! Puts the parts together, starts and stops them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::actors::{Engine, Limits, Parts, Running};
+use crate::cache::{Cache, NoCache, RedisCache};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::http::{self, Api};
+use crate::metrics::Metrics;
+use crate::outbound::client::AttemptClient;
+use crate::outbound::guard::TargetPolicy;
+use crate::store::{PostgresStore, SqliteStore, Store};
+
+/// How long requests that are being answered may take at a stop.
+const HTTP_DRAIN: Duration = Duration::from_secs(5);
+/// On top of an attempt's own deadline: the time for its log to be written.
+const DRAIN_MARGIN: Duration = Duration::from_millis(500);
+/// How often a standby asks whether the store is free.
+const STANDBY_PERIOD: Duration = Duration::from_millis(500);
+
+/// A running service.
+pub struct Service {
+    addr: SocketAddr,
+    engine: Engine,
+    /// The engine once it delivers; until then the wait for it.
+    delivering: JoinHandle<anyhow::Result<Running>>,
+    http: JoinHandle<()>,
+    stop_http: oneshot::Sender<()>,
+    store: Arc<dyn Store>,
+    attempt_timeout: Duration,
+}
+
+/// Applies the migrations and says what store they were applied to.
+pub async fn migrate(config: &Config) -> anyhow::Result<&'static str> {
+    let store = open_store(config)?;
+    store.migrate(Clock::start().wall()).await.context("the migrations could not be applied")?;
+    let name = store.name();
+    store.close().await;
+    Ok(name)
+}
+
+impl Service {
+    /// Opens the store, takes it over, recovers, and listens. It accepts events when it returns, unless another process
+    /// delivers from the store: then it is on standby until that one stops.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let clock = Clock::start();
+        let store = open_store(&config)?;
+        store.migrate(clock.wall()).await.context("the store could not be prepared")?;
+        let cache: Arc<dyn Cache> = match &config.redis_url {
+            Some(url) => Arc::new(RedisCache::connect(url)?),
+            None => Arc::new(NoCache::default()),
+        };
+        let policy = Arc::new(TargetPolicy::new(config.allow_targets.clone()));
+        let metrics = Arc::new(Metrics::default());
+        let parts = Parts {
+            store: store.clone(),
+            cache: cache.clone(),
+            client: AttemptClient::new(policy.clone(), config.attempt_timeout)?,
+            clock,
+            metrics: metrics.clone(),
+            limits: Limits {
+                retry_schedule: config.retry_schedule.clone(),
+                attempt_timeout: config.attempt_timeout,
+                retention: config.retention,
+            },
+        };
+        let engine = Engine::standby(store.clone(), cache);
+        let delivering = if store.acquire().await.context("the store could not be taken over")? {
+            let running = take_over(&engine, parts).await?;
+            tokio::spawn(async { Ok(running) })
+        } else {
+            tracing::warn!("another process delivers from this store; on standby until it stops");
+            let engine = engine.clone();
+            tokio::spawn(async move { wait_and_take_over(&engine, parts).await })
+        };
+
+        let listener =
+            TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+        let addr = listener.local_addr()?;
+        let api =
+            Arc::new(Api { engine: engine.clone(), store: store.clone(), metrics, policy, dev: config.dev, clock });
+        let (stop_http, stopped) = oneshot::channel();
+        let stopped = async move {
+            let _ = stopped.await;
+        };
+        let http = tokio::spawn(http::serve(listener, api, stopped, HTTP_DRAIN));
+        Ok(Self { addr, engine, delivering, http, stop_http, store, attempt_timeout: config.attempt_timeout })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Resolves when another process has taken the store: stop at once, everything in memory is stale.
+    pub async fn lost(&self) {
+        self.engine.lost().await;
+    }
+
+    /// Stops accepting, finishes what is in flight, writes its log, closes the store.
+    pub async fn stop(self) {
+        let Self { engine, delivering, http, stop_http, store, attempt_timeout, .. } = self;
+        let _ = stop_http.send(());
+        let drain = async {
+            if !delivering.is_finished() {
+                delivering.abort();
+            }
+            if let Ok(Ok(running)) = delivering.await {
+                engine.drain(running, attempt_timeout + DRAIN_MARGIN).await;
+            }
+        };
+        let _ = tokio::join!(drain, http);
+        store.close().await;
+    }
+}
+
+async fn take_over(engine: &Engine, parts: Parts) -> anyhow::Result<Running> {
+    let recovery = parts.store.recovery().await.context("the store could not be read")?;
+    Ok(engine.take_over(parts, recovery).await?)
+}
+
+async fn wait_and_take_over(engine: &Engine, parts: Parts) -> anyhow::Result<Running> {
+    loop {
+        tokio::time::sleep(STANDBY_PERIOD).await;
+        match parts.store.acquire().await {
+            Ok(true) => {
+                tracing::info!("the other process stopped; delivering from now on");
+                return take_over(engine, parts).await;
+            }
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "on standby, and the store cannot be reached"),
+        }
+    }
+}
+
+fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+    Ok(match &config.database_url {
+        Some(url) => Arc::new(PostgresStore::connect(url)?),
+        None => Arc::new(
+            SqliteStore::open(&config.data_dir)
+                .with_context(|| format!("the embedded store in {} could not be opened", config.data_dir.display()))?,
+        ),
+    })
+}

@@ -1,18 +1,49 @@
-//! What the HTTP side may ask of the delivery engine.
+//! What the HTTP side may ask of the delivery engine, and how it is started and drained.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
+use ractor::{Actor, ActorRef};
+use tokio::sync::{broadcast, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
 
-use crate::delivery::{DeliveryId, Subscription, SubscriptionId};
+use super::entry::Entry;
+use super::janitor::Janitor;
+use super::node::{MAX_ATTEMPTS, Node, Parts};
+use super::supervisor::{self, Supervisor};
+use crate::cache::{Cache, Change};
+use crate::delivery::{DeliveryId, Subscription, SubscriptionId, subscribed};
+use crate::store::writer::{Claim, Submission, WriteError, Writer};
+use crate::store::{Recovery, Store, StoreError};
 
-/// A handle to the running engine. Cheap to clone.
+/// How long a producer waits for its commit. A store that is slower than this is down, as far as it is concerned.
+const ACK_TIMEOUT: Duration = Duration::from_secs(6);
+/// How long an activation may take before its event is refused.
+const ACTIVATION_TIMEOUT: Duration = Duration::from_secs(5);
+/// What a refused producer is told to wait.
+const RETRY_AFTER_S: u64 = 2;
+
+/// A handle to the engine. Cheap to clone. On standby until [`Engine::take_over`]: another process delivers from the
+/// store, and this one answers reads and changes subscriptions only.
 #[derive(Clone)]
-pub struct Engine {}
+pub struct Engine {
+    store: Arc<dyn Store>,
+    cache: Arc<dyn Cache>,
+    running: Arc<OnceLock<Handles>>,
+}
+
+struct Handles {
+    node: Arc<Node>,
+    supervisor: ActorRef<supervisor::Message>,
+}
 
 /// A subscription whose actor runs, as of the moment of asking.
 #[derive(Clone)]
 pub struct Active {
+    entry: Arc<Entry>,
     subscription: Arc<Subscription>,
 }
 
@@ -21,10 +52,15 @@ impl Active {
     pub fn subscription(&self) -> &Arc<Subscription> {
         &self.subscription
     }
+
+    /// Whether it wants events of this type.
+    pub fn wants(&self, event_type: Option<&str>) -> bool {
+        subscribed(&self.subscription.event_types, event_type)
+    }
 }
 
 /// Why an event was not accepted. Nothing of it is stored, unless the doc says otherwise.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum AcceptError {
     /// There is no such subscription.
     #[error("there is no subscription {0}")]
@@ -47,6 +83,39 @@ pub enum AcceptError {
         /// Seconds until another try makes sense.
         retry_after_s: u64,
     },
+    /// The store refused the event: a bug, or a limit of the store that is not checked before.
+    #[error("the store refused the event: {0}")]
+    Rejected(String),
+}
+
+impl AcceptError {
+    fn unavailable(reason: &str) -> Self {
+        Self::Unavailable { reason: reason.to_owned(), retry_after_s: RETRY_AFTER_S }
+    }
+}
+
+impl From<StoreError> for AcceptError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) | StoreError::NotOwner => Self::unavailable(&error.to_string()),
+            StoreError::Rejected(_) | StoreError::Corrupt(_) => Self::Rejected(error.to_string()),
+        }
+    }
+}
+
+impl From<WriteError> for AcceptError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Full => Self::Busy { retry_after_s: RETRY_AFTER_S },
+            WriteError::Unavailable { ambiguous: false } => {
+                Self::unavailable("the store is unavailable; the event was not stored")
+            }
+            WriteError::Unavailable { ambiguous: true } => {
+                Self::unavailable("the store went away during the commit; the event may have been stored")
+            }
+            WriteError::Rejected(reason) => Self::Rejected(reason),
+        }
+    }
 }
 
 /// What the home page and `/readyz` show.
@@ -64,10 +133,51 @@ pub struct EngineStatus {
     pub attempts_in_flight: usize,
 }
 
+/// The tasks that a running engine is made of, for whoever stops it.
+pub struct Running {
+    writer: JoinHandle<()>,
+    changes: JoinHandle<()>,
+    janitor: JoinHandle<()>,
+    supervisor: JoinHandle<()>,
+}
+
 impl Engine {
+    /// An engine on standby.
+    pub fn standby(store: Arc<dyn Store>, cache: Arc<dyn Cache>) -> Self {
+        Self { store, cache, running: Arc::default() }
+    }
+
+    /// Starts delivering, over a store that this process has acquired.
+    pub async fn take_over(&self, parts: Parts, recovery: Recovery) -> Result<Running, ractor::SpawnErr> {
+        let changes = parts.cache.changes();
+        let (writer, writer_task) =
+            Writer::start(parts.store.clone(), parts.clock, recovery.newest_id, parts.metrics.clone());
+        let node = Node::new(parts, writer);
+        let arguments = supervisor::Arguments { node: node.clone(), recovery };
+        let (supervisor, supervisor_task) = Actor::spawn(None, Supervisor, arguments).await?;
+        let running = Running {
+            writer: writer_task,
+            changes: tokio::spawn(follow(changes, supervisor.clone())),
+            janitor: tokio::spawn(Janitor::new(node.clone()).run()),
+            supervisor: supervisor_task,
+        };
+        let _ = self.running.set(Handles { node, supervisor });
+        Ok(running)
+    }
+
+    fn handles(&self) -> Result<&Handles, AcceptError> {
+        self.running.get().ok_or_else(|| AcceptError::unavailable(STANDBY))
+    }
+
     /// The subscription's actor, started if need be.
     pub async fn activate(&self, id: SubscriptionId) -> Result<Active, AcceptError> {
-        Err(AcceptError::NotFound(id))
+        let handles = self.handles()?;
+        let entry = match handles.node.entry(id) {
+            Some(entry) => entry,
+            None => handles.start_actor(id).await?,
+        };
+        let subscription = entry.config().subscription.clone();
+        Ok(Active { entry, subscription })
     }
 
     /// Makes the event durable and hands it to its actor. Returns after the commit.
@@ -77,28 +187,149 @@ impl Engine {
         event_type: Option<Arc<str>>,
         payload: Bytes,
     ) -> Result<DeliveryId, AcceptError> {
-        let _ = (event_type, payload);
-        Err(AcceptError::NotFound(active.subscription.id))
+        let id = active.subscription.id;
+        if active.subscription.disabled.is_some() {
+            return Err(AcceptError::Disabled(id));
+        }
+        let node = &self.handles()?.node;
+        if node.is_draining() {
+            return Err(AcceptError::unavailable("this process is stopping"));
+        }
+        let started = Instant::now();
+        let payload = node.admit(payload).ok_or(AcceptError::Busy { retry_after_s: RETRY_AFTER_S })?;
+        let claim = self.claim(active).await?;
+        let (reply, answer) = oneshot::channel();
+        node.writer.submit(Submission { claim, subscription_id: id, event_type, payload, reply })?;
+        let delivery = match timeout(ACK_TIMEOUT, answer).await {
+            Ok(Ok(answer)) => answer?,
+            Ok(Err(_)) | Err(_) => return Err(WriteError::Unavailable { ambiguous: true }.into()),
+        };
+        node.parts.metrics.accepted(started.elapsed());
+        Ok(delivery)
     }
 
-    /// Tells everyone who caches it that this subscription has changed.
+    /// A claim on the subscription's entry. An entry that closed meanwhile is looked up again, once: it was passivated,
+    /// or the subscription was deleted.
+    async fn claim(&self, active: &Active) -> Result<Claim, AcceptError> {
+        let id = active.subscription.id;
+        if active.entry.claim() {
+            return Ok(Claim::on(active.entry.clone()));
+        }
+        let again = self.activate(id).await?;
+        if again.entry.claim() {
+            return Ok(Claim::on(again.entry));
+        }
+        Err(AcceptError::Busy { retry_after_s: RETRY_AFTER_S })
+    }
+
+    /// Tells everyone who caches it that this subscription has changed. Events that come after it see the change.
     pub async fn subscription_changed(&self, subscription: Subscription) {
-        let _ = subscription;
+        if let Some(Handles { supervisor, .. }) = self.running.get() {
+            let changed = Box::new(subscription.clone());
+            heard(supervisor, |done| supervisor::Message::Changed(changed, Some(done))).await;
+        }
+        self.cache.changed(&subscription).await;
     }
 
     /// Tells everyone who caches it that this subscription is gone.
     pub async fn subscription_deleted(&self, id: SubscriptionId) {
-        let _ = id;
+        if let Some(Handles { supervisor, .. }) = self.running.get() {
+            heard(supervisor, |done| supervisor::Message::Deleted(id, Some(done))).await;
+        }
+        self.cache.deleted(id).await;
     }
 
     /// How the engine is.
-    pub async fn status(&self) -> EngineStatus {
+    pub fn status(&self) -> EngineStatus {
+        let node = self.running.get().map(|handles| &handles.node);
+        let not_ready = match node {
+            None => Some(STANDBY),
+            Some(node) if node.is_draining() => Some("draining: this process is stopping"),
+            Some(node) if !node.writer.is_up() => Some("the store is unavailable"),
+            Some(_) => None,
+        };
         EngineStatus {
-            not_ready: None,
-            store: "sqlite",
-            cache: String::new(),
-            active_subscriptions: 0,
-            attempts_in_flight: 0,
+            not_ready: not_ready.map(str::to_owned),
+            store: self.store.name(),
+            cache: self.cache.status(),
+            active_subscriptions: node.map_or(0, |node| node.active()),
+            attempts_in_flight: node.map_or(0, |node| node.attempts_in_flight()),
+        }
+    }
+
+    /// Resolves when another process has taken the store from this one.
+    pub async fn lost(&self) {
+        let Some(handles) = self.running.get() else { return std::future::pending().await };
+        let mut lost = handles.node.writer.lost();
+        if lost.wait_for(Option::is_some).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Starts no new attempt, waits up to `patience` for those under way, and writes what is left to write. What was
+    /// not finished is in the store and goes on with the next start.
+    pub async fn drain(&self, running: Running, patience: Duration) {
+        let Some(Handles { node, supervisor }) = self.running.get() else { return };
+        node.draining.store(true, Ordering::Relaxed);
+        let _ = supervisor.cast(supervisor::Message::Drain);
+        // Every permit back means: every attempt ended and its log row is durable.
+        let all = u32::try_from(MAX_ATTEMPTS).unwrap_or(u32::MAX);
+        if timeout(patience, node.attempts.acquire_many(all)).await.is_err() {
+            let left = node.attempts_in_flight();
+            tracing::warn!(left, "stopping with attempts under way; they will be made again");
+        }
+        node.writer.close();
+        let mut writer = running.writer;
+        if timeout(FLUSH_TIMEOUT, &mut writer).await.is_err() {
+            tracing::error!("the store did not take the last writes in time");
+            writer.abort();
+        }
+        running.changes.abort();
+        running.janitor.abort();
+        supervisor.stop(None);
+        let _ = timeout(FLUSH_TIMEOUT, running.supervisor).await;
+    }
+}
+
+impl Handles {
+    async fn start_actor(&self, id: SubscriptionId) -> Result<Arc<Entry>, AcceptError> {
+        let (reply, answer) = oneshot::channel();
+        let stopped = || AcceptError::unavailable("this process is stopping");
+        self.supervisor.cast(supervisor::Message::Activate(id, reply)).map_err(|_| stopped())?;
+        match timeout(ACTIVATION_TIMEOUT, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(stopped()),
+            Err(_) => Err(AcceptError::unavailable("the store did not answer in time")),
+        }
+    }
+}
+
+/// Sends a message and waits until it was handled. The supervisor waits for nobody, so this is short.
+async fn heard(
+    supervisor: &ActorRef<supervisor::Message>,
+    message: impl FnOnce(oneshot::Sender<()>) -> supervisor::Message,
+) {
+    let (done, wait) = oneshot::channel();
+    if supervisor.cast(message(done)).is_ok() {
+        let _ = wait.await;
+    }
+}
+
+const STANDBY: &str = "standby: another process delivers from this store";
+
+/// How long the last batch may take at a stop.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Passes on what other processes say about subscriptions.
+async fn follow(mut changes: broadcast::Receiver<Change>, supervisor: ActorRef<supervisor::Message>) {
+    loop {
+        let message = match changes.recv().await {
+            Ok(Change::Subscription { id, version }) => supervisor::Message::Hint(id, version),
+            Ok(Change::Everything) | Err(broadcast::error::RecvError::Lagged(_)) => supervisor::Message::Reconcile,
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        if supervisor.cast(message).is_err() {
+            return;
         }
     }
 }

@@ -1,6 +1,17 @@
 //! The delivery engine: the supervisor, one actor per active subscription, the janitor. HTTP speaks to it through
 //! [`Engine`]; nothing else is public.
+//!
+//! ```text
+//! engine ── activate ──▶ supervisor ── spawns, links, restarts ──▶ subscription actor ── machine (src/delivery)
+//!    └────── submit ───▶ writer ── committed, recorded ──▶ entry ── cast ──▶ ┘
+//! ```
 
 mod engine;
+mod entry;
+mod janitor;
+mod node;
+mod subscription;
+mod supervisor;
 
-pub use engine::{AcceptError, Active, Engine, EngineStatus};
+pub use engine::{AcceptError, Active, Engine, EngineStatus, Running};
+pub use node::{Limits, Parts};

@@ -7,6 +7,6 @@ mod schedule;
 mod types;
 
 pub use event_type::{EventTypePattern, InvalidEventType, MAX_EVENT_TYPE_CHARS, check_event_type, subscribed};
-// pub use machine::{Action, Input, Machine, RetryChange};
+pub use machine::{Action, Input, Limits, MAX_READY, MAX_RETRIES_HELD, Machine, RetryChange};
 pub use schedule::RetrySchedule;
 pub use types::*;

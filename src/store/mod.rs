@@ -6,6 +6,7 @@
 //! - Only the process that [`Store::acquire`]d the store may commit; it loses that right with the connection (or file
 //!   lock) that every commit goes through, so a stale owner cannot write.
 
+mod ids;
 mod postgres;
 mod sqlite;
 pub mod writer;
@@ -156,6 +157,17 @@ pub struct JanitorCounts {
     pub partitions_dropped: u64,
     /// Whether the run stopped at its bound with more left to do.
     pub more: bool,
+}
+
+impl JanitorCounts {
+    /// Adds what another run did.
+    pub fn add(&mut self, other: &Self) {
+        self.expired += other.expired;
+        self.rows_deleted += other.rows_deleted;
+        self.partitions_created += other.partitions_created;
+        self.partitions_dropped += other.partitions_dropped;
+        self.more |= other.more;
+    }
 }
 
 /// Everything the service keeps. See the module's docs for the rules.

@@ -1,0 +1,322 @@
+//! A subscription's entry in the directory: its configuration as of now, and the bounded door to its actor's mailbox.
+//!
+//! The mailbox itself has no bound, so everything that could fill it is admitted here first. Deliveries that find no
+//! place are not lost: they are in the store, and the actor, told once, reads them from there.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use ractor::ActorRef;
+
+use super::node::Node;
+use super::subscription::Message;
+use crate::delivery::{Delivery, DeliveryId, MAX_READY, Subscription, SubscriptionId, Timestamp};
+use crate::outbound::client::Target;
+use crate::outbound::signing::SigningKeys;
+use crate::store::writer::Sink;
+
+/// How far a subscription may trail before it gets a row of its own in `positions`, so that it does not hold the
+/// watermark of all back.
+pub(super) const BEHIND_AFTER: Duration = Duration::from_secs(10);
+/// A subscription gives its row up when it trails by less than this. Well below the distance that the watermark keeps
+/// from now (`WATERMARK_TRAIL`), so that the watermark cannot have passed what is still untried here.
+pub(super) const REJOIN_BELOW: Duration = Duration::from_secs(15);
+
+/// A subscription with what is derived from it once, and not for every delivery.
+pub(super) struct Config {
+    pub subscription: Arc<Subscription>,
+    pub target: Arc<Target>,
+    pub keys: Option<Arc<SigningKeys>>,
+}
+
+impl Config {
+    pub fn new(subscription: Subscription) -> Arc<Self> {
+        let target = Arc::new(Target::new(&subscription.target_url));
+        let keys = subscription.secret.as_ref().map(|secret| Arc::new(SigningKeys::new(secret)));
+        Arc::new(Self { subscription: Arc::new(subscription), target, keys })
+    }
+}
+
+pub(super) struct Entry {
+    pub id: SubscriptionId,
+    config: ArcSwap<Config>,
+    node: Arc<Node>,
+    intake: Mutex<Intake>,
+}
+
+struct Intake {
+    /// `None` before the first start and while a crashed actor waits for its restart.
+    actor: Option<ActorRef<Message>>,
+    /// Passivated or deleted: whoever still holds the entry looks the subscription up again.
+    closed: bool,
+    /// Deliveries are left to the store until the actor has caught up.
+    behind: bool,
+    /// What is committed while the actor reads what may be its last page; `None` when nobody reads, or it overflowed.
+    tail: Option<Vec<Delivery>>,
+    /// Deliveries in the mailbox, and in the machine as of its last message.
+    unread: usize,
+    ready: usize,
+    /// Submissions that are with the writer.
+    submitted: usize,
+    last_committed: DeliveryId,
+    /// Everything up to here has been tried and logged.
+    tried_through: DeliveryId,
+    /// The durable row in `positions`, while the watermark does not wait for this subscription.
+    position: Option<DeliveryId>,
+    /// Whether a row in `positions` is wanted: a save that was overtaken by a removal must not count.
+    seeking: bool,
+    /// Whether the store may hold untried deliveries although nothing was committed since the entry was made.
+    must_look: bool,
+    restarted: bool,
+    last_used: Timestamp,
+}
+
+/// How long an actor stays that does nothing: long enough to spare a chatty subscription the reload.
+pub(super) const PASSIVATE_AFTER: Duration = Duration::from_secs(60);
+/// Most deliveries that are kept beside a page that is being read.
+const MAX_TAIL: usize = MAX_READY;
+
+impl Entry {
+    /// An entry whose deliveries up to `tried_through` have all been tried; with `must_look` there may be others in the
+    /// store already.
+    pub fn new(config: Arc<Config>, node: Arc<Node>, tried_through: DeliveryId, must_look: bool) -> Arc<Self> {
+        let last_used = node.parts.clock.steady();
+        Arc::new(Self {
+            id: config.subscription.id,
+            config: ArcSwap::new(config),
+            intake: Mutex::new(Intake {
+                actor: None,
+                closed: false,
+                behind: true,
+                tail: None,
+                unread: 0,
+                ready: 0,
+                submitted: 0,
+                last_committed: DeliveryId::MIN,
+                tried_through,
+                position: None,
+                seeking: false,
+                must_look,
+                restarted: false,
+                last_used,
+            }),
+            node,
+        })
+    }
+
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    /// Takes a newer configuration; whether it was newer.
+    pub fn reconfigure(&self, config: Arc<Config>) -> bool {
+        let newer = self.config.load().subscription.version < config.subscription.version;
+        if newer {
+            self.config.store(config);
+        }
+        newer
+    }
+
+    pub fn cast(&self, message: Message) {
+        // A failed cast is healed by the restart, which reads everything again.
+        let _ = self.lock().cast(message);
+    }
+
+    /// Claims a place for a submission; `false` when the entry is closed.
+    pub fn claim(&self) -> bool {
+        let mut intake = self.lock();
+        if !intake.closed {
+            intake.submitted += 1;
+        }
+        !intake.closed
+    }
+
+    /// The actor runs (again). Everything that the last one had in memory is read from the store.
+    pub fn attach(&self, actor: ActorRef<Message>) {
+        let mut intake = self.lock();
+        intake.actor = Some(actor);
+        intake.behind = true;
+        intake.tail = None;
+        (intake.unread, intake.ready) = (0, 0);
+    }
+
+    /// The actor crashed.
+    pub fn detach(&self) {
+        let mut intake = self.lock();
+        intake.actor = None;
+        intake.restarted = true;
+        intake.must_look = true;
+        intake.behind = true;
+        intake.tail = None;
+    }
+
+    pub fn is_actor(&self, id: ractor::ActorId) -> bool {
+        self.lock().actor.as_ref().is_some_and(|actor| actor.get_id() == id)
+    }
+
+    pub fn tried_through(&self) -> DeliveryId {
+        self.lock().tried_through
+    }
+
+    /// The actor has read its row in `positions` and starts: what has been tried, and whether it has to look in the
+    /// store for what has not.
+    pub fn start(&self, position: Option<DeliveryId>) -> (DeliveryId, bool) {
+        let mut intake = self.lock();
+        // After a crash the entry knows better than the row, which is written lazily.
+        if let (Some(position), false) = (position, intake.restarted) {
+            intake.tried_through = position;
+            intake.position = Some(position);
+            intake.seeking = true;
+            intake.must_look = true;
+        }
+        intake.behind = intake.must_look || intake.last_committed > intake.tried_through;
+        (intake.tried_through, intake.behind)
+    }
+
+    /// From now on the actor reads from the store.
+    pub fn fall_behind(&self) {
+        let mut intake = self.lock();
+        intake.behind = true;
+        intake.tail = None;
+    }
+
+    pub fn begin_page(&self) {
+        self.lock().tail = Some(Vec::new());
+    }
+
+    /// After a page was read: when it was the last, everything committed since its reading began, and the newest id
+    /// there is. From then on deliveries come in memory again.
+    pub fn end_page(&self, complete: bool) -> Option<(Vec<Delivery>, DeliveryId)> {
+        let mut intake = self.lock();
+        let tail = intake.tail.take().filter(|_| complete)?;
+        intake.behind = false;
+        Some((tail, intake.last_committed))
+    }
+
+    /// The actor has handled a message.
+    pub fn sync(&self, read: usize, ready: usize, tried_through: DeliveryId) {
+        let mut intake = self.lock();
+        intake.unread = intake.unread.saturating_sub(read);
+        intake.ready = ready;
+        // The machine knows nothing of what was committed and not read by it yet.
+        intake.tried_through = tried_through;
+    }
+
+    /// What the subscription's row in `positions` should become, if it should change. `must` asks for one however
+    /// little it trails.
+    pub fn wanted_position(&self, must: bool) -> Option<Option<DeliveryId>> {
+        let now = self.node.parts.clock.wall();
+        let mut intake = self.lock();
+        let trails = |by: Duration| intake.trails() && intake.tried_through < DeliveryId::floor_at(now - by);
+        let wanted = match intake.position {
+            None if must || trails(BEHIND_AFTER) => Some(Some(intake.tried_through)),
+            None => None,
+            Some(_) if !must && !trails(REJOIN_BELOW) => {
+                // First the watermark waits for it again, then its row goes.
+                intake.position = None;
+                Some(None)
+            }
+            Some(position) if position < intake.tried_through => Some(Some(intake.tried_through)),
+            Some(_) => None,
+        };
+        if let Some(position) = wanted {
+            intake.seeking = position.is_some();
+        }
+        wanted
+    }
+
+    /// What the watermark may not pass because of this subscription.
+    pub fn watermark_bound(&self) -> Option<DeliveryId> {
+        let intake = self.lock();
+        (intake.position.is_none() && intake.trails()).then_some(intake.tried_through)
+    }
+
+    /// Whether nothing was accepted for this long.
+    pub fn is_unused(&self, long: Duration) -> bool {
+        self.node.parts.clock.steady().since(self.lock().last_used) >= long
+    }
+
+    /// Whether its actor has something to consider: a position to save, or its leave.
+    pub fn wants_review(&self) -> bool {
+        let intake = self.lock();
+        intake.trails() || intake.position.is_some() || {
+            self.node.parts.clock.steady().since(intake.last_used) >= PASSIVATE_AFTER
+        }
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// Closes the entry if nothing is on its way to the actor and nothing would be forgotten.
+    pub fn try_close(&self) -> bool {
+        let mut intake = self.lock();
+        let quiet = intake.submitted == 0 && intake.unread == 0;
+        let safe = !intake.trails() || intake.position.is_some();
+        intake.closed |= quiet && safe;
+        intake.closed
+    }
+
+    /// Closes it whatever is on its way: the subscription was deleted.
+    pub fn close(&self) {
+        self.lock().closed = true;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Intake> {
+        // Nothing in here panics half-way through a change.
+        self.intake.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Intake {
+    fn trails(&self) -> bool {
+        self.behind || self.last_committed > self.tried_through
+    }
+
+    fn cast(&self, message: Message) -> bool {
+        self.actor.as_ref().is_some_and(|actor| actor.cast(message).is_ok())
+    }
+}
+
+impl Sink for Entry {
+    fn committed(&self, delivery: Delivery) {
+        let mut intake = self.lock();
+        intake.last_committed = delivery.id;
+        intake.last_used = self.node.parts.clock.steady();
+        if intake.behind {
+            if let Some(tail) = intake.tail.as_mut() {
+                if tail.len() < MAX_TAIL && !self.node.must_spill() {
+                    tail.push(delivery);
+                } else {
+                    intake.tail = None;
+                }
+            }
+            return;
+        }
+        if intake.unread + intake.ready < MAX_READY && !self.node.must_spill() {
+            intake.unread += 1;
+            if intake.cast(Message::Accepted(delivery)) {
+                return;
+            }
+        }
+        // From here on the store has them, in order; the actor is told once.
+        intake.behind = true;
+        intake.cast(Message::FellBehind);
+    }
+
+    fn recorded(&self, id: DeliveryId) {
+        self.cast(Message::Recorded(id));
+    }
+
+    fn positioned(&self, position: Option<DeliveryId>) {
+        let mut intake = self.lock();
+        if intake.seeking && position.is_some() {
+            intake.position = position;
+        }
+    }
+
+    fn released(&self) {
+        self.lock().submitted -= 1;
+    }
+}

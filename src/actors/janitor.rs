@@ -1,0 +1,64 @@
+//! The janitor: makes room ahead of time, ends what outlived its retention, and removes what is old.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::node::Node;
+use crate::store::{JanitorCounts, Result};
+
+/// How often it looks. Partitions are made a day ahead, so that a missed run costs nothing.
+const PERIOD: Duration = Duration::from_secs(60);
+/// Most unfinished deliveries that are ended in one transaction.
+const EXPIRE_LIMIT: usize = 500;
+/// Most rows that are deleted in one transaction: a few milliseconds of the embedded store's writer.
+const PRUNE_LIMIT: usize = 500;
+/// Between two chunks, so that producers are served in between.
+const BREATH: Duration = Duration::from_millis(20);
+
+pub(super) struct Janitor {
+    node: Arc<Node>,
+}
+
+impl Janitor {
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+
+    /// Runs until it is aborted.
+    pub async fn run(self) {
+        let mut tick = tokio::time::interval(PERIOD);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            match self.run_once().await {
+                Ok(counts) => self.node.parts.metrics.janitor(&counts),
+                Err(error) => tracing::warn!(%error, "the janitor could not finish; it will try again"),
+            }
+        }
+    }
+
+    async fn run_once(&self) -> Result<JanitorCounts> {
+        let store = &self.node.parts.store;
+        let now = self.node.parts.clock.wall();
+        let cutoff = now - self.node.parts.limits.retention;
+        let mut total = store.prepare(now).await?;
+        // First the visible failure, then the removal.
+        loop {
+            let counts = store.expire(cutoff, now, EXPIRE_LIMIT).await?;
+            total.add(&counts);
+            if !counts.more {
+                break;
+            }
+            tokio::time::sleep(BREATH).await;
+        }
+        loop {
+            let counts = store.prune(cutoff, PRUNE_LIMIT).await?;
+            total.add(&counts);
+            if !counts.more {
+                break;
+            }
+            tokio::time::sleep(BREATH).await;
+        }
+        Ok(total)
+    }
+}

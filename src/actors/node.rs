@@ -1,0 +1,156 @@
+//! What all actors of this process share, and the bounds that hold for all of them together.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+use super::entry::Entry;
+use crate::cache::Cache;
+use crate::clock::Clock;
+use crate::delivery::{RetrySchedule, SubscriptionId};
+use crate::metrics::Metrics;
+use crate::outbound::client::AttemptClient;
+use crate::store::Store;
+use crate::store::writer::Writer;
+
+/// Most HTTP attempts under way or not yet logged. Bounds sockets, and what a crash can cause to be sent twice.
+pub const MAX_ATTEMPTS: usize = 2048;
+/// Most payload bytes in memory: waiting for their commit, for their attempt, or under way.
+pub const MAX_PAYLOAD_BYTES: usize = 64 * 1024 * 1024;
+/// From here on committed payloads are left to the store, so that the other half stays for new events.
+const SPILL_BYTES: usize = MAX_PAYLOAD_BYTES / 2;
+
+/// What an operator decides about delivery.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Waits between attempts.
+    pub retry_schedule: RetrySchedule,
+    /// The deadline of a whole attempt, answer included.
+    pub attempt_timeout: Duration,
+    /// How long deliveries and logs are kept.
+    pub retention: Duration,
+}
+
+/// What the engine is made of.
+pub struct Parts {
+    /// The truth.
+    pub store: Arc<dyn Store>,
+    /// In front of it.
+    pub cache: Arc<dyn Cache>,
+    /// Sends.
+    pub client: AttemptClient,
+    /// Tells the time.
+    pub clock: Clock,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// As configured.
+    pub limits: Limits,
+}
+
+pub(super) struct Node {
+    pub parts: Parts,
+    pub writer: Writer,
+    /// One permit an attempt, from its start until its log row is durable.
+    pub attempts: Arc<Semaphore>,
+    pub draining: AtomicBool,
+    payload_bytes: Arc<AtomicUsize>,
+    directory: RwLock<HashMap<SubscriptionId, Arc<Entry>>>,
+}
+
+impl Node {
+    pub fn new(parts: Parts, writer: Writer) -> Arc<Self> {
+        Arc::new(Self {
+            parts,
+            writer,
+            attempts: Arc::new(Semaphore::new(MAX_ATTEMPTS)),
+            draining: AtomicBool::new(false),
+            payload_bytes: Arc::default(),
+            directory: RwLock::default(),
+        })
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    pub fn attempts_in_flight(&self) -> usize {
+        MAX_ATTEMPTS - self.attempts.available_permits()
+    }
+
+    pub fn entry(&self, id: SubscriptionId) -> Option<Arc<Entry>> {
+        self.directory.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    pub fn entries(&self) -> Vec<Arc<Entry>> {
+        self.directory.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub fn active(&self) -> usize {
+        self.directory.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    pub fn insert(&self, entry: Arc<Entry>) {
+        self.directory.write().unwrap_or_else(PoisonError::into_inner).insert(entry.id, entry);
+    }
+
+    /// Removes this entry, unless another has taken its place.
+    pub fn remove(&self, entry: &Arc<Entry>) {
+        let mut directory = self.directory.write().unwrap_or_else(PoisonError::into_inner);
+        if directory.get(&entry.id).is_some_and(|known| Arc::ptr_eq(known, entry)) {
+            directory.remove(&entry.id);
+        }
+    }
+
+    /// A new event's payload, counted for as long as any copy of it lives; `None` when the node holds too much.
+    pub fn admit(&self, payload: Bytes) -> Option<Bytes> {
+        let before = self.payload_bytes.fetch_add(payload.len(), Ordering::Relaxed);
+        let counted = self.counted(payload);
+        (before + counted.len() <= MAX_PAYLOAD_BYTES).then_some(counted)
+    }
+
+    /// A payload read back from the store, counted likewise.
+    pub fn count(&self, payload: Bytes) -> Bytes {
+        self.payload_bytes.fetch_add(payload.len(), Ordering::Relaxed);
+        self.counted(payload)
+    }
+
+    /// Whether committed payloads should be left to the store.
+    pub fn must_spill(&self) -> bool {
+        self.payload_bytes.load(Ordering::Relaxed) > SPILL_BYTES
+    }
+
+    /// How much payload one page may bring in: a share of what is left, so that many that read at once stay within it.
+    /// A page always brings one delivery, so that everyone goes on.
+    pub fn page_bytes(&self) -> usize {
+        const MAX_PAGE_BYTES: usize = 1024 * 1024;
+        const SHARES: usize = 16;
+        let left = SPILL_BYTES.saturating_sub(self.payload_bytes.load(Ordering::Relaxed));
+        (left / SHARES).clamp(1, MAX_PAGE_BYTES)
+    }
+
+    fn counted(&self, payload: Bytes) -> Bytes {
+        Bytes::from_owner(Counted { payload, total: self.payload_bytes.clone() })
+    }
+}
+
+/// A payload that is taken off the node's total when its last copy is dropped, a crash of its actor included.
+struct Counted {
+    payload: Bytes,
+    total: Arc<AtomicUsize>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.payload
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.payload.len(), Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,370 @@
+//! One subscription's actor: a thin shell over the delivery machine. It feeds the machine messages and the time,
+//! performs its actions in spawned tasks, and keeps one timer. No handler waits for a receiver or for the store.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::entry::{Entry, PASSIVATE_AFTER};
+use super::node::Node;
+use super::supervisor;
+use crate::delivery::{
+    Action, AttemptLog, AttemptResult, Delivery, DeliveryId, Input, Limits, MAX_RETRIES_HELD, Machine, Outcome, Retry,
+    RetryChange, Timestamp,
+};
+use crate::outbound::client::AttemptRequest;
+use crate::store::writer::Record;
+use crate::store::{BacklogPage, Pending, StoreError, SubscriptionChange};
+
+/// Most attempts of one subscription under way or not yet logged.
+const MAX_IN_FLIGHT: usize = 32;
+/// Longest `Retry-After` that is honoured: an hour is patience, a day is a receiver that forgot us.
+const MAX_RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(3600);
+/// An actor is not passivated when it has something to do within this time.
+const PASSIVATION_HORIZON: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// What the actor is told.
+pub(super) enum Message {
+    /// What it starts from was read.
+    Loaded(Result<Pending, StoreError>),
+    Accepted(Delivery),
+    FellBehind,
+    Page(Result<BacklogPage, StoreError>),
+    Retries(Result<Vec<Retry>, StoreError>),
+    Payloads(Vec<DeliveryId>, Result<Vec<Delivery>, StoreError>),
+    Attempted(DeliveryId, u32, AttemptResult, tokio::sync::OwnedSemaphorePermit),
+    Recorded(DeliveryId),
+    Wake,
+    /// Its entry has a newer configuration.
+    Reconfigured,
+    Deleted,
+    Drain,
+    /// Saves its position if it trails, and leaves if it is idle.
+    Review,
+    /// A task of its own panicked.
+    TaskLost,
+}
+
+pub(super) struct SubscriptionActor;
+
+pub(super) struct Arguments {
+    pub entry: Arc<Entry>,
+    pub node: Arc<Node>,
+    pub supervisor: ActorRef<supervisor::Message>,
+}
+
+pub(super) struct State {
+    entry: Arc<Entry>,
+    node: Arc<Node>,
+    supervisor: ActorRef<supervisor::Message>,
+    machine: Machine,
+    /// Attempts and reads. They end with the actor.
+    tasks: JoinSet<()>,
+    wakeup: Option<(Timestamp, AbortHandle)>,
+    /// The permits of attempts that ended in this message, until their records take them.
+    permit: Option<tokio::sync::OwnedSemaphorePermit>,
+}
+
+impl Actor for SubscriptionActor {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(&self, _: ActorRef<Message>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+        let Arguments { entry, node, supervisor } = arguments;
+        let enabled = entry.config().subscription.disabled.is_none();
+        let limits = Limits {
+            schedule: node.parts.limits.retry_schedule.clone(),
+            max_in_flight: MAX_IN_FLIGHT,
+            max_retry_after: MAX_RETRY_AFTER,
+        };
+        let machine = Machine::new(entry.id, limits, enabled);
+        Ok(State { entry, node, supervisor, machine, tasks: JoinSet::new(), wakeup: None, permit: None })
+    }
+
+    async fn post_start(&self, myself: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        state.load(&myself);
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        while state.tasks.try_join_next().is_some() {}
+        let read = usize::from(matches!(message, Message::Accepted(_)));
+        if let Some(input) = state.input(&myself, message)? {
+            let now = state.node.parts.clock.steady();
+            state.machine.handle(now, input);
+            while let Some(action) = state.machine.poll_action() {
+                state.perform(action, &myself);
+            }
+            state.permit = None;
+            state.arm(&myself);
+        }
+        state.entry.sync(read, state.machine.ready(), state.machine.tried_through());
+        if state.machine.is_deleted() && !state.machine.is_busy() {
+            myself.stop(Some("deleted".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// What the message means to the machine, if it is the machine's business.
+    fn input(&mut self, myself: &ActorRef<Message>, message: Message) -> Result<Option<Input>, ActorProcessingErr> {
+        Ok(Some(match message {
+            Message::Accepted(delivery) => Input::Accepted(delivery),
+            Message::Attempted(id, number, result, permit) => {
+                self.node.parts.metrics.attempted(
+                    &result,
+                    number,
+                    self.node.parts.clock.wall().since(id.accepted_at()),
+                );
+                self.permit = Some(permit);
+                Input::Attempted { id, result }
+            }
+            Message::Recorded(id) => Input::Recorded(id),
+            Message::Loaded(Ok(pending)) => self.started(pending),
+            Message::Loaded(Err(error)) => {
+                tracing::warn!(subscription_id = %self.entry.id, %error, "could not read what is pending; trying again");
+                self.load_after(myself, STORE_RETRY);
+                return Ok(None);
+            }
+            Message::FellBehind => Input::FellBehind,
+            Message::Page(page) => self.page(page),
+            Message::Retries(Ok(retries)) => Input::Retries { all: retries.len() < MAX_RETRIES_HELD, retries },
+            Message::Retries(Err(_)) => Input::RetriesUnavailable,
+            Message::Payloads(asked, Ok(found)) => {
+                Input::Payloads { asked, found: found.into_iter().map(|delivery| self.counted(delivery)).collect() }
+            }
+            Message::Payloads(asked, Err(_)) => Input::PayloadsUnavailable(asked),
+            Message::Wake => {
+                self.wakeup = None;
+                Input::Woken
+            }
+            Message::Reconfigured => Input::Enabled(self.entry.config().subscription.disabled.is_none()),
+            Message::Deleted => Input::Deleted,
+            Message::Drain => Input::Draining,
+            Message::Review => {
+                self.review(myself);
+                return Ok(None);
+            }
+            Message::TaskLost => return Err("a task of this actor panicked".into()),
+        }))
+    }
+
+    fn started(&self, pending: Pending) -> Input {
+        let (cursor, behind) = self.entry.start(pending.position);
+        let all_retries = pending.retries.len() < MAX_RETRIES_HELD;
+        Input::Started { cursor, behind, retries: pending.retries, all_retries }
+    }
+
+    fn page(&self, page: Result<BacklogPage, StoreError>) -> Input {
+        let Ok(BacklogPage { deliveries, complete }) = page else { return Input::PageUnavailable };
+        let mut deliveries: Vec<_> = deliveries.into_iter().map(|delivery| self.counted(delivery)).collect();
+        // A page that is not wanted any more leaves the subscription behind.
+        let caught_up = if self.machine.wants_page() { self.entry.end_page(complete) } else { None };
+        let through = caught_up.map(|(tail, through)| {
+            deliveries.extend(tail);
+            through
+        });
+        Input::Page { deliveries, caught_up: through }
+    }
+
+    fn counted(&self, mut delivery: Delivery) -> Delivery {
+        delivery.payload = self.node.count(delivery.payload);
+        delivery
+    }
+
+    fn perform(&mut self, action: Action, myself: &ActorRef<Message>) {
+        match action {
+            Action::Attempt { delivery, number } => self.attempt(delivery, number, myself),
+            Action::Record { id, number, outcome, result, retry } => self.record(id, number, outcome, result, retry),
+            Action::LoadPage { after, limit } => {
+                self.entry.begin_page();
+                let (id, max_bytes) = (self.entry.id, self.node.page_bytes());
+                self.read(myself, move |node| async move {
+                    Message::Page(node.parts.store.backlog_page(id, after, limit, max_bytes).await)
+                });
+            }
+            Action::LoadRetries => {
+                let id = self.entry.id;
+                self.read(myself, move |node| async move {
+                    Message::Retries(node.parts.store.retries(id, MAX_RETRIES_HELD).await)
+                });
+            }
+            Action::LoadPayloads(ids) => self.read(myself, move |node| async move {
+                let found = node.parts.store.retry_payloads(&ids).await;
+                Message::Payloads(ids, found)
+            }),
+            Action::FallBehind => self.entry.fall_behind(),
+            Action::Disable(reason) => self.disable(reason, myself),
+        }
+    }
+
+    fn attempt(&mut self, delivery: Delivery, number: u32, myself: &ActorRef<Message>) {
+        let config = self.entry.config();
+        self.spawn(myself, move |node, myself| async move {
+            // The semaphore is never closed.
+            let Ok(permit) = node.attempts.clone().acquire_owned().await else { return };
+            if node.is_draining() {
+                return;
+            }
+            let id = delivery.id;
+            let request = AttemptRequest {
+                target: &config.target,
+                keys: config.keys.as_deref(),
+                delivery,
+                number,
+                started_at: node.parts.clock.wall(),
+                timeout: node.parts.limits.attempt_timeout,
+            };
+            let result = node.parts.client.attempt(request).await;
+            let _ = myself.cast(Message::Attempted(id, number, result, permit));
+        });
+    }
+
+    fn record(&mut self, id: DeliveryId, number: u32, outcome: Outcome, result: AttemptResult, retry: RetryChange) {
+        let Some(permit) = self.permit.take() else { return };
+        log_outcome(id, self.entry.id, number, outcome, &result);
+        self.node.parts.metrics.outcome(outcome);
+        let log = AttemptLog {
+            id: uuid::Uuid::nil(),
+            delivery_id: id,
+            subscription_id: self.entry.id,
+            target_url: self.entry.config().subscription.target_url.clone(),
+            timestamp: result.started_at,
+            attempt_number: number,
+            outcome,
+            http_status: result.http_status,
+            error_details: result.error_details,
+            duration_ms: u32::try_from(result.duration.as_millis()).unwrap_or(u32::MAX),
+            response_body: result.response_body,
+        };
+        self.node.writer.record(Record { sink: self.entry.clone(), log, retry, permit });
+    }
+
+    fn disable(&mut self, reason: crate::delivery::DisabledReason, myself: &ActorRef<Message>) {
+        tracing::warn!(subscription_id = %self.entry.id, reason = reason.as_str(), "disabling the subscription");
+        let id = self.entry.id;
+        let supervisor = self.supervisor.clone();
+        self.spawn(myself, move |node, _| async move {
+            let change = SubscriptionChange { disabled: Some(Some(reason)), ..SubscriptionChange::default() };
+            match node.parts.store.update_subscription(id, change, node.parts.clock.wall()).await {
+                Ok(Some(subscription)) => {
+                    node.parts.cache.changed(&subscription).await;
+                    let _ = supervisor.cast(supervisor::Message::Changed(Box::new(subscription), None));
+                }
+                Ok(None) => {}
+                // The receiver will say it again.
+                Err(error) => tracing::error!(subscription_id = %id, %error, "could not disable the subscription"),
+            }
+        });
+    }
+
+    /// Asks for a position of its own when it trails, and to be passivated when it has nothing to do.
+    fn review(&mut self, myself: &ActorRef<Message>) {
+        let parked = !self.machine.is_enabled() && self.machine.is_behind();
+        if let Some(position) = self.entry.wanted_position(parked) {
+            self.node.writer.position(self.entry.clone(), self.entry.id, position);
+        }
+        let idle = self.machine.is_idle(self.node.parts.clock.steady() + PASSIVATION_HORIZON);
+        if idle && self.entry.is_unused(PASSIVATE_AFTER) && self.entry.try_close() {
+            self.node.remove(&self.entry);
+            self.node.parts.metrics.passivated();
+            myself.stop(Some("idle".to_owned()));
+        }
+    }
+
+    fn load(&mut self, myself: &ActorRef<Message>) {
+        self.load_after(myself, std::time::Duration::ZERO);
+    }
+
+    fn load_after(&mut self, myself: &ActorRef<Message>, wait: std::time::Duration) {
+        let id = self.entry.id;
+        self.read(myself, move |node| async move {
+            tokio::time::sleep(wait).await;
+            Message::Loaded(node.parts.store.pending(id, MAX_RETRIES_HELD).await)
+        });
+    }
+
+    fn read<F>(&mut self, myself: &ActorRef<Message>, work: impl FnOnce(Arc<Node>) -> F + Send + 'static)
+    where
+        F: Future<Output = Message> + Send + 'static,
+    {
+        self.spawn(myself, |node, myself| async move {
+            let message = work(node).await;
+            let _ = myself.cast(message);
+        });
+    }
+
+    fn spawn<F>(
+        &mut self,
+        myself: &ActorRef<Message>,
+        work: impl FnOnce(Arc<Node>, ActorRef<Message>) -> F + Send + 'static,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (node, myself) = (self.node.clone(), myself.clone());
+        self.tasks.spawn(async move {
+            let alarm = Alarm(myself.clone());
+            work(node, myself).await;
+            std::mem::forget(alarm);
+        });
+    }
+
+    /// Sets the one timer to the machine's next deadline.
+    fn arm(&mut self, myself: &ActorRef<Message>) {
+        let deadline = self.machine.deadline();
+        if deadline == self.wakeup.as_ref().map(|(at, _)| *at) {
+            return;
+        }
+        if let Some((_, timer)) = self.wakeup.take() {
+            timer.abort();
+        }
+        let Some(at) = deadline else { return };
+        let (myself, instant) = (myself.clone(), self.node.parts.clock.instant(at));
+        let timer = self.tasks.spawn(async move {
+            tokio::time::sleep_until(instant).await;
+            let _ = myself.cast(Message::Wake);
+        });
+        self.wakeup = Some((at, timer));
+    }
+}
+
+/// How long to wait before asking a store again that could not answer.
+const STORE_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Tells the actor when a task of its own ends by a panic: whatever waits for its answer would wait for ever.
+struct Alarm(ActorRef<Message>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self.0.cast(Message::TaskLost);
+        }
+    }
+}
+
+fn log_outcome(
+    id: DeliveryId,
+    subscription_id: crate::delivery::SubscriptionId,
+    attempt: u32,
+    outcome: Outcome,
+    result: &AttemptResult,
+) {
+    let error = result.error_details.as_deref().unwrap_or_default();
+    match outcome {
+        Outcome::Success => tracing::debug!(delivery_id = %id, %subscription_id, attempt, "delivered"),
+        Outcome::FailedAttempt => {
+            tracing::info!(delivery_id = %id, %subscription_id, attempt, error, "attempt failed; it will be retried");
+        }
+        Outcome::Failure => {
+            tracing::warn!(delivery_id = %id, %subscription_id, attempt, error, "delivery failed for good");
+        }
+    }
+}
