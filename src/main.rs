@@ -1,3 +1,5 @@
-//! `hookpost`.
+//! `hookpost`: see `hookpost --help`.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    hookpost::cli::run()
+}

@@ -18,7 +18,7 @@ fn distance(from: &str, to: &str) -> usize {
         let mut diagonal = row[0];
         row[0] = i + 1;
         for (j, b) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(a.to_ascii_lowercase() != b.to_ascii_lowercase());
+            let replaced = diagonal + usize::from(!a.eq_ignore_ascii_case(b));
             diagonal = row[j + 1];
             row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
         }

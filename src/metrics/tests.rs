@@ -1,0 +1,144 @@
+//! What is counted is what is read back.
+
+use super::*;
+use crate::delivery::Timestamp;
+
+fn result(status: Option<u16>, error: Option<&str>, duration: Duration) -> AttemptResult {
+    AttemptResult {
+        started_at: Timestamp(0),
+        duration,
+        http_status: status,
+        retry_after: None,
+        error_details: error.map(str::to_owned),
+        response_body: None,
+    }
+}
+
+/// The value of the series of this exact name and these labels.
+fn value(metrics: &Metrics, series: &str) -> f64 {
+    let page = metrics.render();
+    let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no series {series} in\n{page}")).parse().expect("a number")
+}
+
+#[test]
+fn the_page_is_openmetrics_with_every_figure_there_from_the_start() {
+    let page = Metrics::default().render();
+    assert!(page.ends_with("# EOF\n"), "{page}");
+    assert!(page.contains(&format!("hookpost_build_info{{version=\"{}\"}} 1\n", env!("CARGO_PKG_VERSION"))), "{page}");
+    for line in page.lines().filter(|line| !line.starts_with('#')) {
+        assert!(line.starts_with("hookpost_"), "{line}");
+    }
+    for name in ["ack_seconds", "commit_seconds", "commit_rows", "attempt_seconds", "first_attempt_wait_seconds"] {
+        assert!(page.contains(&format!("# TYPE hookpost_{name} histogram\n")), "{name} is missing in {page}");
+    }
+    assert!(page.contains("hookpost_store_up 1\n"), "{page}");
+}
+
+#[test]
+fn accepting_and_committing_fill_their_histograms() {
+    let metrics = Metrics::default();
+    metrics.accepted(Duration::from_millis(3));
+    metrics.accepted(Duration::from_secs(100));
+    metrics.committed(300, Duration::from_micros(500));
+    assert_eq!(value(&metrics, "hookpost_events_accepted_total"), 2.0);
+    assert_eq!(value(&metrics, "hookpost_ack_seconds_bucket{le=\"0.0025\"}"), 0.0);
+    assert_eq!(value(&metrics, "hookpost_ack_seconds_bucket{le=\"0.005\"}"), 1.0);
+    assert_eq!(value(&metrics, "hookpost_ack_seconds_bucket{le=\"+Inf\"}"), 2.0);
+    assert_eq!(value(&metrics, "hookpost_ack_seconds_count"), 2.0);
+    assert_eq!(value(&metrics, "hookpost_ack_seconds_sum"), 100.003);
+    assert_eq!(value(&metrics, "hookpost_commit_rows_bucket{le=\"512.0\"}"), 1.0);
+    // A bound is part of its own bucket.
+    assert_eq!(value(&metrics, "hookpost_commit_seconds_bucket{le=\"0.0005\"}"), 1.0);
+    assert_eq!(value(&metrics, "hookpost_commit_seconds_bucket{le=\"0.00025\"}"), 0.0);
+}
+
+#[test]
+fn an_attempt_is_counted_by_how_it_ended() {
+    let metrics = Metrics::default();
+    let after = |status, error| metrics.attempted(&result(status, error, Duration::ZERO), 2, Duration::ZERO);
+    after(Some(204), None);
+    after(Some(404), Some("the receiver answered 404"));
+    after(Some(503), Some("the receiver answered 503"));
+    after(Some(302), Some("redirects are not followed"));
+    after(Some(200), Some("timed out after 10000 ms while its answer was read"));
+    after(None, Some("connection refused: nothing listens at 127.0.0.1:9"));
+    after(None, Some("could not connect to 203.0.113.1:443 within 5000 ms"));
+    after(None, Some("refused: 10.0.0.1 is a private address"));
+    let expected = [("success", 1.0), ("http_4xx", 1.0), ("http_5xx", 1.0), ("timeout", 1.0), ("connect", 2.0)];
+    for (class, count) in expected.into_iter().chain([("other", 2.0)]) {
+        assert_eq!(value(&metrics, &format!("hookpost_attempts_total{{class=\"{class}\"}}")), count, "{class}");
+    }
+    assert_eq!(value(&metrics, "hookpost_first_attempt_wait_seconds_count"), 0.0, "these were no first attempts");
+}
+
+#[test]
+fn the_wait_for_the_first_attempt_ends_when_the_attempt_begins() {
+    let metrics = Metrics::default();
+    metrics.attempted(&result(Some(200), None, Duration::from_secs(2)), 1, Duration::from_millis(2_004));
+    assert_eq!(value(&metrics, "hookpost_first_attempt_wait_seconds_bucket{le=\"0.005\"}"), 1.0);
+    assert_eq!(value(&metrics, "hookpost_attempt_seconds_sum"), 2.0);
+}
+
+#[test]
+fn outcomes_actors_and_the_store_are_read_back() {
+    let metrics = Metrics::default();
+    for outcome in [Outcome::Success, Outcome::FailedAttempt, Outcome::FailedAttempt, Outcome::Failure] {
+        metrics.outcome(outcome);
+    }
+    assert_eq!(value(&metrics, "hookpost_deliveries_total{outcome=\"will_retry\"}"), 2.0);
+    assert_eq!(value(&metrics, "hookpost_deliveries_total{outcome=\"failed\"}"), 1.0);
+    metrics.active(7);
+    metrics.activated();
+    metrics.passivated();
+    metrics.restarted();
+    metrics.store_up(false);
+    assert_eq!(value(&metrics, "hookpost_actors_active"), 7.0);
+    for name in ["activated", "passivated", "restarted"] {
+        assert_eq!(value(&metrics, &format!("hookpost_actors_{name}_total")), 1.0);
+    }
+    assert_eq!(value(&metrics, "hookpost_store_up"), 0.0);
+}
+
+#[test]
+fn the_janitor_adds_up_and_says_when_it_is_behind() {
+    let metrics = Metrics::default();
+    let counts =
+        JanitorCounts { expired: 2, rows_deleted: 10, partitions_created: 1, partitions_dropped: 3, more: true };
+    metrics.janitor(&counts);
+    metrics.janitor(&JanitorCounts { more: false, ..counts });
+    assert_eq!(value(&metrics, "hookpost_janitor_runs_total"), 2.0);
+    assert_eq!(value(&metrics, "hookpost_janitor_rows_deleted_total"), 20.0);
+    assert_eq!(value(&metrics, "hookpost_janitor_partitions_dropped_total"), 6.0);
+    assert_eq!(value(&metrics, "hookpost_janitor_behind"), 0.0);
+}
+
+#[test]
+fn reasons_are_counted_apart_up_to_the_limit_and_together_beyond_it() {
+    let metrics = Metrics::default();
+    metrics.refused("busy");
+    metrics.refused("busy");
+    let many: Vec<&'static str> = (0..reasons::MAX_REASONS).map(|i| &*format!("reason-{i}").leak()).collect();
+    many.iter().for_each(|reason| metrics.refused(reason));
+    metrics.refused("busy");
+    assert_eq!(value(&metrics, "hookpost_events_refused_total{reason=\"busy\"}"), 3.0);
+    assert_eq!(value(&metrics, "hookpost_events_refused_total{reason=\"reason-0\"}"), 1.0);
+    assert_eq!(value(&metrics, "hookpost_events_refused_total{reason=\"other\"}"), 1.0, "one too many");
+}
+
+#[test]
+fn threads_that_count_at_the_same_time_lose_nothing() {
+    let metrics = Metrics::default();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..1_000 {
+                    metrics.accepted(Duration::from_micros(300));
+                    metrics.refused("busy");
+                }
+            });
+        }
+    });
+    assert_eq!(value(&metrics, "hookpost_ack_seconds_count"), 4_000.0);
+    assert_eq!(value(&metrics, "hookpost_events_refused_total{reason=\"busy\"}"), 4_000.0);
+}
