@@ -374,7 +374,8 @@ impl State {
         let entries = self.node.entries();
         let recovered = self.recovering == 0 && self.to_recover.is_empty();
         if recovered {
-            let watermark = entries.iter().filter_map(|entry| entry.watermark_bound()).fold(trail.min(settled), DeliveryId::min);
+            let watermark =
+                entries.iter().filter_map(|entry| entry.watermark_bound()).fold(trail.min(settled), DeliveryId::min);
             if watermark > self.watermark {
                 self.watermark = watermark;
                 self.node.writer.watermark(watermark);
