@@ -1,5 +1,13 @@
 //! What leaves the house: the target guard, signatures, and the one HTTP client.
 
+mod answer;
 pub mod client;
+mod failure;
 pub mod guard;
+mod ranges;
+mod resolver;
 pub mod signing;
+mod target;
+mod tls;
+
+pub use target::MAX_TARGET_URL_BYTES;
