@@ -8,6 +8,8 @@ mod ranges;
 mod resolver;
 pub mod signing;
 mod target;
+#[cfg(test)]
+mod test_receiver;
 mod tls;
 
 pub use target::MAX_TARGET_URL_BYTES;
