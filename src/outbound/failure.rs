@@ -32,7 +32,7 @@ pub(super) fn describe(error: &reqwest::Error, endpoint: &Endpoint, connect_time
         };
     }
     if let Some(error) = find::<rustls::Error>(error) {
-        return format!("TLS with {at} failed: {error}");
+        return format!("TLS with {at} failed: {}", describe_tls(error));
     }
     if error.is_connect() && error.is_timeout() {
         return format!("could not connect to {at} within {} ms", connect_timeout.as_millis());
@@ -45,6 +45,17 @@ pub(super) fn describe(error: &reqwest::Error, endpoint: &Endpoint, connect_time
         Some(error) if error.is_incomplete_message() => closed(&at, phase),
         _ if error.is_connect() => format!("could not connect to {at}"),
         _ => format!("the connection to {at} failed {}", phase.doing()),
+    }
+}
+
+fn describe_tls(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => {
+            "its certificate does not lead to an authority that this system knows; complete the receiver's chain, or \
+             install the authority (ca-certificates)"
+                .to_owned()
+        }
+        other => other.to_string(),
     }
 }
 
