@@ -223,6 +223,15 @@ async fn what_is_not_http_or_not_tls_is_named() {
 }
 
 #[tokio::test]
+async fn the_connect_timeout_covers_the_tls_handshake() {
+    // The kernel accepts; nobody ever says a word.
+    let silent = Canary::start();
+    let client = AttemptClient::new(loopback(), TINY).unwrap();
+    let result = attempt_with(&client, &format!("https://{}/hooks", silent.addr()), AMPLE).await;
+    assert_eq!(error(&result), format!("could not connect to {} within 150 ms", silent.addr()));
+}
+
+#[tokio::test]
 async fn a_private_target_is_refused_before_any_connection() {
     let (canary, client) = (Canary::start(), AttemptClient::new(public_only(), AMPLE).unwrap());
     let port = canary.addr().port();
