@@ -197,6 +197,7 @@ mod tests {
         assert_eq!(response.status(), 202);
         let body = response.into_body().collect().await.unwrap().to_bytes();
         let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        crate::http::openapi::tests::assert_matches("Accepted", &json);
         let id = "00000000-0000-0000-0000-000000000000";
         let expected =
             serde_json::json!({"delivery_id": id, "subscription_id": 7, "status_url": format!("/status/{id}")});

@@ -14,3 +14,7 @@ const DOCUMENT: &str = include_str!("openapi.json");
 pub(super) fn routes() -> BoxedFilter<(Response,)> {
     warp::path!("openapi.json").and(get_or_head()).map(|| reply::json_text(StatusCode::OK, DOCUMENT)).boxed()
 }
+
+#[cfg(test)]
+#[path = "openapi_tests.rs"]
+pub(super) mod tests;

@@ -317,6 +317,7 @@ mod tests {
     fn a_problem_names_its_type_status_and_fields() {
         let error = FieldError::new("target_url", "a number", "a string");
         let json = Problem::with_errors(Kind::InvalidField, vec![error]).json();
+        crate::http::openapi::tests::assert_matches("Problem", &json);
         assert_eq!(json["type"], "/problems/invalid-field");
         assert_eq!(json["status"], 400);
         assert_eq!(json["detail"], "target_url: expected a string");

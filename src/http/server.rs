@@ -220,3 +220,7 @@ impl Drop for End {
         self.0.ended.fetch_add(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

@@ -106,6 +106,7 @@ mod tests {
 
     use super::*;
     use crate::delivery::{Retry, Timestamp};
+    use crate::http::openapi::tests::assert_matches;
 
     fn record() -> DeliveryRecord {
         let id = DeliveryId::floor_at(Timestamp(1_700_000_000_000));
@@ -138,6 +139,7 @@ mod tests {
     #[test]
     fn a_delivery_that_is_retried_shows_its_attempts_and_the_next() {
         let shown = json!(Shown::from(&record()));
+        assert_matches("DeliveryStatus", &shown);
         assert_eq!(shown["state"], "retrying");
         assert_eq!(shown["accepted_at"], "2023-11-14T22:13:20.000Z");
         assert_eq!(shown["next_attempt_at"], "2023-11-14T22:13:30.000Z");
@@ -156,6 +158,7 @@ mod tests {
     #[test]
     fn a_log_row_adds_its_ids_to_the_attempt() {
         let row = json!(LogRow::from(&record().attempts[0]));
+        assert_matches("LogRow", &row);
         assert_eq!(row["id"], "00000000-0000-0000-0000-000000000000");
         assert_eq!((&row["attempt_number"], &row["http_status"]), (&json!(1), &json!(500)));
     }

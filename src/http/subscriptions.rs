@@ -126,3 +126,43 @@ async fn delete(segment: IdSegment, http: Arc<Http>) -> Answer {
 pub(super) fn not_found(id: SubscriptionId) -> Problem {
     Problem::new(Kind::SubscriptionNotFound, format!("there is no subscription {id}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::delivery::Timestamp;
+    use crate::http::openapi::tests::assert_matches;
+
+    fn subscription() -> Subscription {
+        Subscription {
+            id: SubscriptionId(1),
+            target_url: "https://a.example/".into(),
+            event_types: vec!["order.*".parse().unwrap()],
+            secret: Some("hunter2".to_owned().into()),
+            disabled: None,
+            version: 3,
+            created_at: Timestamp(1_700_000_000_000),
+            updated_at: Timestamp(1_700_000_000_001),
+        }
+    }
+
+    #[test]
+    fn a_subscription_is_shown_without_its_secret() {
+        let shown = json!(Shown::from(&subscription()));
+        assert_matches("Subscription", &shown);
+        assert!(!shown.to_string().contains("hunter2"));
+        assert_eq!(shown["signed"], true);
+        assert_eq!(shown["event_type"], json!(["order.*"]));
+        assert_eq!(shown["updated_at"], "2023-11-14T22:13:20.001Z");
+    }
+
+    #[test]
+    fn a_disabled_subscription_says_why() {
+        let disabled = Subscription { disabled: Some(DisabledReason::Gone), ..subscription() };
+        let shown = json!(Shown::from(&disabled));
+        assert_matches("Subscription", &shown);
+        assert_eq!(shown["disabled"], "gone");
+    }
+}
