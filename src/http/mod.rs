@@ -10,6 +10,7 @@ mod openapi;
 mod origin;
 mod pages;
 mod problem;
+mod problem_kind;
 mod query;
 mod reply;
 mod routes;

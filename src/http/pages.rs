@@ -1,6 +1,7 @@
 //! What people see in a browser: the home page, the Swagger UI, and a page a kind of problem. No page shows a payload,
 //! everything is escaped, and nothing is loaded from elsewhere.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::sync::{Arc, LazyLock};
 
@@ -90,7 +91,11 @@ fn docs(full: &str, file: &str, config: &Arc<Config<'static>>) -> Answer {
     let found = found.ok_or_else(|| {
         Problem::new(Kind::PageNotFound, format!("the Swagger UI has no file {}; see /docs/", quoted(file)))
     })?;
-    let mut response = Response::new(Bytes::from(found.bytes.into_owned()).into());
+    let bytes = match found.bytes {
+        Cow::Borrowed(in_binary) => Bytes::from_static(in_binary),
+        Cow::Owned(rendered) => rendered.into(),
+    };
+    let mut response = Response::new(bytes.into());
     let content_type =
         HeaderValue::from_str(&found.content_type).unwrap_or(HeaderValue::from_static("application/octet-stream"));
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);

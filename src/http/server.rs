@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use warp::http::Request;
+use warp::http::{HeaderValue, Request, header};
 use warp::reply::Response;
 
 use super::origin;
@@ -177,12 +177,22 @@ fn answer<S>(
 where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
 {
-    match origin::refuse(&request) {
+    // hyper drops the Content-Length of a chunked request before we see it. A proxy that believed it instead would take
+    // what follows for a request of its own (smuggling), so nothing may follow.
+    let last = request.headers().contains_key(header::TRANSFER_ENCODING);
+    let answer = match origin::refuse(&request) {
         Some(problem) => Either::Left(future::ready(Ok(problem.into_response()))),
         None => {
             request.extensions_mut().insert(Peer(peer));
             Either::Right(service.call(request))
         }
+    };
+    async move {
+        let mut response = answer.await?;
+        if last {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
     }
 }
 

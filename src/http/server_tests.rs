@@ -169,6 +169,18 @@ async fn a_request_whose_length_is_ambiguous_is_refused() {
 }
 
 #[tokio::test]
+async fn nothing_is_smuggled_behind_a_chunked_body_with_a_length() {
+    let server = Server::start(PATIENT, LONG).await;
+    for lengths in
+        ["content-length: 60\r\ntransfer-encoding: chunked", "transfer-encoding: chunked\r\ncontent-length: 60"]
+    {
+        let request = format!("POST / HTTP/1.1\r\nhost: a\r\n{lengths}\r\n\r\n0\r\n\r\n{GET}");
+        let answer = read_to_end(&mut server.connect(&request).await).await;
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn more_headers_than_the_limit_are_refused() {
     let server = Server::start(PATIENT, LONG).await;
     let many = "x: y\r\n".repeat(MAX_HEADERS + 1);
