@@ -61,7 +61,7 @@ impl Default for ServerLimits {
             // Far more than producers need, and each costs a file descriptor and about 20 KiB.
             connections: 4096,
             // A head is one packet; who needs longer is not a client.
-            header_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(30),
             // As proxies in front of us do.
             idle_timeout: Duration::from_secs(60),
         }
