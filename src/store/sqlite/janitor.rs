@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use rusqlite::{Connection, Row, Transaction, TransactionBehavior, params};
-use uuid::Builder;
+use uuid::Uuid;
 
 use super::commit::insert_logs;
 use super::reads::limit;
 use super::rows::{self, blob};
 use crate::delivery::{AttemptLog, DeliveryId, Outcome, SubscriptionId, Timestamp};
+use crate::store::ids::IdSource;
 use crate::store::{JanitorCounts, Result};
 
 const EXPIRED: &str = "not delivered within the retention time; no further attempt will be made";
@@ -71,10 +72,11 @@ fn overdue_row(row: &Row<'_>) -> rusqlite::Result<Overdue> {
 /// Ends those of `overdue` that are still as they were found; how many that is.
 pub(super) fn expire(connection: &mut Connection, overdue: &[Overdue], now: Timestamp) -> Result<u64> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut ids = IdSource::above(None);
     let mut logs = Vec::new();
     for delivery in overdue {
         if still_unfinished(&transaction, delivery)? {
-            logs.push(failure(delivery, now));
+            logs.push(failure(ids.next(now), delivery, now));
         }
     }
     insert_logs(&transaction, &logs)?;
@@ -92,10 +94,9 @@ fn still_unfinished(transaction: &Transaction<'_>, delivery: &Overdue) -> rusqli
     Ok(!transaction.prepare_cached("SELECT 1 FROM delivery_logs WHERE delivery_id = ?1")?.exists([id])?)
 }
 
-fn failure(delivery: &Overdue, now: Timestamp) -> AttemptLog {
-    let now_ms = u64::try_from(now.0).unwrap_or(0);
+fn failure(id: Uuid, delivery: &Overdue, now: Timestamp) -> AttemptLog {
     AttemptLog {
-        id: Builder::from_unix_timestamp_millis(now_ms, &rand::random()).into_uuid(),
+        id,
         delivery_id: delivery.delivery_id,
         subscription_id: delivery.subscription_id,
         target_url: delivery.target_url.clone(),

@@ -29,18 +29,22 @@ pub(super) fn delivery(connection: &mut Connection, id: DeliveryId) -> Result<Op
     Ok(Some(DeliveryRecord { id, subscription_id, event_type, retry, subscription_exists, attempts }))
 }
 
-/// `before` may have been pruned meanwhile: the page goes on from where it was.
+// The janitor's rows can have ids a little out of order with the writer's, so the order is that of `seq`. `?2` may have
+// been pruned meanwhile: then the page goes on from the newest that is older.
+const BEFORE: &str = "coalesce((SELECT seq FROM delivery_logs WHERE id = ?2), \
+     (SELECT seq + 1 FROM delivery_logs WHERE id < ?2 ORDER BY id DESC LIMIT 1), 0)";
+
 pub(super) fn logs(
     connection: &mut Connection,
     id: SubscriptionId,
     before: Option<Uuid>,
     max_rows: usize,
 ) -> Result<Vec<AttemptLog>> {
-    let before = before.unwrap_or(Uuid::max());
+    let older = before.map_or(String::new(), |_| format!("AND seq < {BEFORE}"));
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT {LOG} FROM delivery_logs WHERE subscription_id = ?1 \
-         AND seq <= (SELECT seq FROM delivery_logs WHERE id < ?2 ORDER BY id DESC LIMIT 1) ORDER BY seq DESC LIMIT ?3"
+        "SELECT {LOG} FROM delivery_logs WHERE subscription_id = ?1 {older} ORDER BY seq DESC LIMIT ?3"
     ))?;
+    let before = before.unwrap_or_default();
     let found = statement.query_map(params![id.0, blob(&before), limit(max_rows)], rows::log)?;
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }
