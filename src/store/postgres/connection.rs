@@ -216,10 +216,9 @@ mod tests {
 
     #[test]
     fn a_refusal_never_repeats_the_password() {
-        for url in ["postgres://me:ver?y=hidden@h/db", "postgres://me:very/hidden@h/db", "postgres://me:hidden@h:x/db"]
-        {
+        for url in ["postgres://me:hidden@h:x/db", "postgres://me:a@hidden:x@h:5432/db", "mysql://me:hidden@h/db"] {
             let text = refusal(url);
-            assert!(!text.contains("hidden") && !text.contains("ver?"), "{text}");
+            assert!(!text.contains("hidden"), "{text}");
         }
     }
 
