@@ -37,15 +37,18 @@ CREATE TABLE delivery_logs (
     duration_ms     integer  NOT NULL,
     outcome         smallint NOT NULL,
     http_status     smallint,
+    -- True in a commit's last row, NULL in the others.
+    last_of_commit  boolean,
     target_url      text     NOT NULL,
     error_details   text,
     response_body   text,
-    PRIMARY KEY (id)
+    -- A subscription's attempts, newest first.
+    PRIMARY KEY (subscription_id, id)
 ) PARTITION BY RANGE (id);
 -- A delivery's attempts, and whether there are any.
 CREATE INDEX delivery_logs_delivery ON delivery_logs (delivery_id);
--- A subscription's attempts, newest first.
-CREATE INDEX delivery_logs_subscription ON delivery_logs (subscription_id, id);
+-- The newest log of all, for a tenth of what an index of all ids would cost: one entry a commit, not one a row.
+CREATE INDEX delivery_logs_newest ON delivery_logs (id) WHERE last_of_commit;
 
 -- Deliveries that failed and wait for their next attempt: the only rows of the data path that change.
 CREATE TABLE retries (

@@ -33,22 +33,23 @@ const UNFINISHED: &str = "
       WHERE p.position < $1 ORDER BY behind.id LIMIT $4)
      ORDER BY 1 LIMIT $4";
 
-/// Looks again at what was found, because an attempt may have been logged since, and this runs between commits.
+/// Looks again at what was found, because an attempt may have been logged since, and this runs between commits. A retry
+/// that was written after its subscription was deleted goes without a word.
 const END: &str = "WITH doomed AS (
          SELECT e.log_id, d.id, d.subscription_id, coalesce(r.attempt_number, 1) AS attempt_number,
-             coalesce(s.target_url, '') AS target_url
+             s.target_url
          FROM unnest($1::uuid[], $2::uuid[]) AS e (id, log_id)
          JOIN deliveries d ON d.id = e.id
          LEFT JOIN retries r ON r.delivery_id = d.id
-         LEFT JOIN subscriptions s ON s.id = d.subscription_id
+         JOIN subscriptions s ON s.id = d.subscription_id
          WHERE d.id = ANY($1) AND (r.delivery_id IS NOT NULL
              OR (SELECT true FROM delivery_logs l WHERE l.delivery_id = d.id LIMIT 1) IS NULL)
      ), settled AS (
          DELETE FROM retries WHERE delivery_id = ANY($1)
      )
      INSERT INTO delivery_logs (id, delivery_id, subscription_id, timestamp, attempt_number, duration_ms, outcome,
-         target_url, error_details)
-     SELECT log_id, id, subscription_id, $3, attempt_number, 0, $4, target_url, $5 FROM doomed";
+         target_url, error_details, last_of_commit)
+     SELECT log_id, id, subscription_id, $3, attempt_number, 0, $4, target_url, $5, true FROM doomed";
 
 /// What a delivery's last log row says then.
 const EXPIRED: &str = "expired: it was still undelivered at the end of its retention";

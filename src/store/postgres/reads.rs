@@ -54,9 +54,9 @@ impl PostgresStore {
                      WHERE (d.subscription_id, d.id) > ($1, $2) AND (d.subscription_id, d.id) <= ($1, $6)
                          AND d.id > $2
                          AND (SELECT true FROM delivery_logs l WHERE l.delivery_id = d.id AND l.id >= $5 LIMIT 1) IS NULL
-                     ORDER BY d.subscription_id, d.id LIMIT $3 + 1
+                     ORDER BY d.subscription_id, d.id LIMIT $3::bigint + 1
                  ) untried WINDOW page AS (ORDER BY id)
-             ) sized WHERE place <= $3 AND (place = 1 OR bytes <= $4) ORDER BY id";
+             ) sized WHERE place <= $3 AND (place = 1 OR bytes <= $4::bigint) ORDER BY id";
         let (floor, last) = (log_floor(after), Uuid::max());
         let found =
             self.rows(SQL, &[&id.0, &after.0, &limit_of(limit.max(1)), &limit_of(max_bytes), &floor, &last]).await?;
