@@ -38,7 +38,6 @@ use crate::delivery::{AttemptLog, Delivery, DeliveryId, Retry, Subscription, Sub
 
 pub use self::connection::InvalidDatabaseUrl;
 
-#[expect(missing_docs, reason = "the macro makes a public module and does not document it")]
 mod schema {
     refinery::embed_migrations!("migrations/postgres");
 }
