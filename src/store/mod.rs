@@ -21,7 +21,7 @@ use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, DisabledReason, EventTypePattern, Retry, Subscription, SubscriptionId, Timestamp,
 };
 
-pub use postgres::PostgresStore;
+pub use postgres::{InvalidDatabaseUrl, PostgresStore};
 pub use sqlite::SqliteStore;
 
 /// What can go wrong at the store.

@@ -75,7 +75,7 @@ impl Backend {
         }
     }
 
-    fn database_url(&self) -> Url {
+    pub fn database_url(&self) -> Url {
         let Self::Postgres { server, database } = self else { panic!("only PostgreSQL has a URL") };
         let mut url = server.clone();
         url.set_path(database);

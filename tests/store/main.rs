@@ -5,6 +5,7 @@
 
 mod backend;
 mod fixtures;
+mod postgres_only;
 mod suite;
 
 /// Stamps every rule out as a test of each backend.
