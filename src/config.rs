@@ -1,7 +1,21 @@
 //! The effective configuration: validated values, each with where it came from.
+//!
+//! The process is asked once, in [`Config::load`]; [`resolve`] works on what it was handed and is what tests call.
+//! Nothing else in the crate reads the environment.
 
+mod error;
+mod flags;
+mod keys;
+mod layers;
+mod mask;
+mod nearest;
+mod parse;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -9,11 +23,22 @@ use secrecy::SecretString;
 
 use crate::delivery::RetrySchedule;
 
-/// Everything that can be configured, validated. Built once, by `Config::load`, and passed by reference.
+pub use error::ConfigError;
+pub use flags::Flags;
+pub use keys::environment_names;
+pub use layers::{ConfigFile, Resolved, Setting, Source, resolve};
+
+/// Largest configuration file read: a hundred times the longest sensible one, so that a wrong path (a device, a dump)
+/// fails instead of filling memory.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// Everything that can be configured, validated. Built once, by [`Config::load`], and passed by reference.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where the HTTP API listens.
     pub listen: SocketAddr,
+    /// How callers are authenticated; `None` when nobody has said.
+    pub auth: Option<Auth>,
     /// Where the embedded store lives.
     pub data_dir: PathBuf,
     /// PostgreSQL; `None` means the embedded store.
@@ -36,6 +61,13 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
+/// How callers are authenticated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// Not at all: whoever reaches the listener may do everything.
+    Off,
+}
+
 /// How logs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -44,3 +76,73 @@ pub enum LogFormat {
     /// One JSON object a line.
     Json,
 }
+
+impl Config {
+    /// Reads the file and the environment of this process, and puts the flags on top.
+    ///
+    /// # Errors
+    /// One line that names the setting, where it was set, what was found and what is expected.
+    pub fn load(flags: &Flags) -> Result<Resolved, ConfigError> {
+        let env = environment()?;
+        let path = flags.config.clone().or_else(|| {
+            env.get(keys::CONFIG_VARIABLE).filter(|path| !path.trim().is_empty()).map(|path| PathBuf::from(path.trim()))
+        });
+        let file = path.map(read_file).transpose()?;
+        resolve(file.as_ref(), &env, flags)
+    }
+
+    /// Whether the API may be offered where it would be: an open door on a network has to be somebody's decision.
+    ///
+    /// # Errors
+    /// [`ConfigError::Exposed`] when nobody has taken it.
+    pub fn check_exposure(&self) -> Result<(), ConfigError> {
+        if self.on_loopback() || self.dev || self.auth.is_some() {
+            return Ok(());
+        }
+        Err(ConfigError::Exposed { listen: self.listen })
+    }
+
+    /// Whether only this machine can reach the listener.
+    pub fn on_loopback(&self) -> bool {
+        self.listen.ip().to_canonical().is_loopback()
+    }
+
+    /// The store in words, for people.
+    pub fn store(&self) -> String {
+        match &self.database_url {
+            Some(_) => "PostgreSQL".to_owned(),
+            None => format!("embedded store in {}", self.data_dir.display()),
+        }
+    }
+}
+
+/// The variables of this process that concern Hookpost. Others are none of its business, whatever bytes they hold.
+#[expect(clippy::disallowed_methods, reason = "this is the edge that the ban points to")]
+fn environment() -> Result<BTreeMap<String, String>, ConfigError> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| name.into_string().ok().filter(|name| keys::concerns_us(name)).map(|n| (n, value)))
+        .map(|(name, value)| match value.into_string() {
+            Ok(value) => Ok((name, value)),
+            Err(_) => Err(ConfigError::NotText { name }),
+        })
+        .collect()
+}
+
+fn read_file(path: PathBuf) -> Result<ConfigFile, ConfigError> {
+    match read_capped(&path) {
+        Ok(text) => Ok(ConfigFile { path, text }),
+        Err(error) => Err(ConfigError::Unreadable { path, error: error.to_string() }),
+    }
+}
+
+fn read_capped(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let read = File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
+    if read as u64 > MAX_FILE_BYTES {
+        return Err(std::io::Error::other(format!("it is larger than {MAX_FILE_BYTES} bytes")));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests;

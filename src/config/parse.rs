@@ -1,0 +1,125 @@
+//! Judges the value of each setting. An error says what is wrong with the value, without repeating it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use secrecy::SecretString;
+use tracing_subscriber::EnvFilter;
+
+use super::{Auth, LogFormat};
+use crate::delivery::RetrySchedule;
+
+/// Shortest attempt: less does not fit a TLS handshake with a receiver on another continent.
+pub(super) const MIN_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(100);
+/// Longest attempt: it holds one of the subscription's slots, and a stop waits for it.
+pub(super) const MAX_ATTEMPT_TIMEOUT: Duration = Duration::from_mins(5);
+/// Shortest retention: room for the default retry schedule, and for a person to look at what failed.
+pub(super) const MIN_RETENTION: Duration = Duration::from_hours(1);
+/// Longest retention: PostgreSQL holds four partitions a day and table, and plans slow down in the thousands.
+pub(super) const MAX_RETENTION: Duration = Duration::from_hours(366 * 24);
+/// Most ranges: each is compared at every connect.
+pub(super) const MAX_ALLOWED_TARGETS: usize = 64;
+
+type Parsed<T> = Result<T, String>;
+
+pub(super) fn listen(text: &str) -> Parsed<SocketAddr> {
+    text.parse().map_err(|_| match text.parse::<IpAddr>() {
+        Ok(_) => "the port is missing".to_owned(),
+        Err(_) => "it is not an IP address with a port".to_owned(),
+    })
+}
+
+pub(super) fn auth(text: &str) -> Parsed<Option<Auth>> {
+    match text {
+        "" => Ok(None),
+        "off" => Ok(Some(Auth::Off)),
+        _ => Err("there is no such way to authenticate".to_owned()),
+    }
+}
+
+/// Only the scheme: the store's driver judges the rest, and says more about it.
+pub(super) fn database_url(text: &str) -> Parsed<Option<SecretString>> {
+    match text.split_once("://") {
+        _ if text.is_empty() => Ok(None),
+        Some(("postgres" | "postgresql", _)) => Ok(Some(text.into())),
+        Some(_) => Err("it is not the URL of a PostgreSQL database".to_owned()),
+        None => Err("it is not a URL".to_owned()),
+    }
+}
+
+pub(super) fn redis_url(text: &str) -> Parsed<Option<SecretString>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let scheme = text.split_once("://").ok_or("it is not a URL")?.0;
+    if !scheme.starts_with("redis") {
+        return Err("it is not the URL of a Redis".to_owned());
+    }
+    // The error would repeat parts of the URL, of the password perhaps.
+    match fred::types::config::Config::from_url(text) {
+        Ok(_) => Ok(Some(text.into())),
+        Err(_) => Err("it cannot be read (are all special characters of the password percent-encoded?)".to_owned()),
+    }
+}
+
+pub(super) fn data_dir(text: &str) -> Parsed<PathBuf> {
+    if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(text.into()) }
+}
+
+pub(super) fn retry_schedule(text: &str) -> Parsed<RetrySchedule> {
+    if text == "none" { "".parse() } else { text.parse() }
+}
+
+pub(super) fn attempt_timeout(text: &str) -> Parsed<Duration> {
+    duration(text, MIN_ATTEMPT_TIMEOUT, MAX_ATTEMPT_TIMEOUT)
+}
+
+pub(super) fn retention(text: &str) -> Parsed<Duration> {
+    duration(text, MIN_RETENTION, MAX_RETENTION)
+}
+
+fn duration(text: &str, least: Duration, most: Duration) -> Parsed<Duration> {
+    let found = humantime::parse_duration(text).map_err(|error| format!("it is not a duration ({error})"))?;
+    let show = humantime::format_duration;
+    match found {
+        _ if found < least => Err(format!("it is below the least, {}", show(least))),
+        _ if found > most => Err(format!("it is above the most, {}", show(most))),
+        _ => Ok(found),
+    }
+}
+
+pub(super) fn allow_targets(text: &str) -> Parsed<Vec<IpNet>> {
+    let ranges: Vec<_> = text.split(',').map(str::trim).filter(|range| !range.is_empty()).collect();
+    if ranges.len() > MAX_ALLOWED_TARGETS {
+        return Err(format!("there are {} of them", ranges.len()));
+    }
+    ranges.into_iter().map(network).collect()
+}
+
+fn network(text: &str) -> Parsed<IpNet> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    let network = text.parse::<IpNet>().or(address).map_err(|_| format!("{text:?} is not a range"))?;
+    // `10.1.2.3/8` opens all of 10/8, which its author may not have meant.
+    match network.trunc() {
+        whole if whole == network => Ok(network),
+        whole => Err(format!("{text:?} names one address of a range; write {whole} or {}", network.addr())),
+    }
+}
+
+pub(super) fn log(text: &str) -> Parsed<String> {
+    match EnvFilter::try_new(text) {
+        Ok(_) if !text.is_empty() => Ok(text.to_owned()),
+        Ok(_) => Err("it is empty".to_owned()),
+        Err(error) => Err(format!("it is not a filter ({error})")),
+    }
+}
+
+pub(super) fn log_format(text: &str) -> Parsed<LogFormat> {
+    match text {
+        "pretty" => Ok(LogFormat::Pretty),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("there is no such format".to_owned()),
+    }
+}
