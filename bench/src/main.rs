@@ -1,1 +1,72 @@
-fn main() {}
+//! The benchmark: starts the release build of the service and the bare relay, plays producer and receivers itself with one
+//! clock, and prints a table and a JSON file. Run it with `make bench`, which brings a PostgreSQL.
+
+mod clock;
+mod events;
+mod http1;
+mod process;
+mod producer;
+mod receiver;
+mod relay;
+mod report;
+mod scenarios;
+mod stores;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Measures Hookpost against the bare relay, on this machine.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    role: Option<Role>,
+    /// Only the scenarios whose name contains this; several may be given. None means all.
+    scenarios: Vec<String>,
+    /// How often each measurement is repeated; medians are reported.
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// Divides the size of everything, for a first look: its figures are worth little.
+    #[arg(long, default_value_t = 1)]
+    shrink: usize,
+    /// Where the figures are written as JSON.
+    #[arg(long, default_value = "target/bench.json")]
+    json: PathBuf,
+    /// A PostgreSQL server whose role may create databases; scenarios that need one are skipped without it.
+    #[arg(long)]
+    database_url: Option<String>,
+    /// Lists the scenarios and their goals.
+    #[arg(long)]
+    list: bool,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    /// Serves as the bare relay (the benchmark starts it for itself).
+    #[command(hide = true)]
+    Relay {
+        /// Where everything is sent: a URL to which `/{subscription}` is added.
+        target: String,
+    },
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    if let Some(Role::Relay { target }) = arguments.role {
+        return relay::run(&target).await;
+    }
+    if arguments.list {
+        scenarios::ALL.iter().for_each(|scenario| println!("{:<16} {}", scenario.name, scenario.about));
+        return Ok(());
+    }
+    let database_url = arguments.database_url.or_else(|| std::env::var("TEST_DATABASE_URL").ok());
+    let mut bench = scenarios::Bench::new(arguments.runs.max(1), arguments.shrink.max(1), database_url).await?;
+    let wanted = |name: &str| arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|w| name.contains(w.as_str()));
+    for scenario in scenarios::ALL.iter().filter(|scenario| wanted(scenario.name)) {
+        eprintln!("── {} ({})", scenario.name, scenario.about);
+        bench.run(scenario).await?;
+    }
+    report::write(&bench.rows, &arguments.json)
+}

@@ -16,6 +16,7 @@ use super::node::{MAX_ATTEMPTS, Node, Parts};
 use super::supervisor::{self, Supervisor};
 use crate::cache::{Cache, Change};
 use crate::delivery::{DeliveryId, Subscription, SubscriptionId, subscribed};
+use crate::outbound::signing::SigningKeys;
 use crate::store::writer::{Claim, Submission, WriteError, Writer};
 use crate::store::{Recovery, Store, StoreError};
 
@@ -45,12 +46,18 @@ struct Handles {
 pub struct Active {
     entry: Arc<Entry>,
     subscription: Arc<Subscription>,
+    keys: Option<Arc<SigningKeys>>,
 }
 
 impl Active {
     /// Its configuration.
     pub fn subscription(&self) -> &Arc<Subscription> {
         &self.subscription
+    }
+
+    /// The keys of its secret, if it has one, derived once.
+    pub fn signing_keys(&self) -> Option<&SigningKeys> {
+        self.keys.as_deref()
     }
 
     /// Whether it wants events of this type.
@@ -176,8 +183,8 @@ impl Engine {
             Some(entry) => entry,
             None => handles.start_actor(id).await?,
         };
-        let subscription = entry.config().subscription.clone();
-        Ok(Active { entry, subscription })
+        let config = entry.config();
+        Ok(Active { entry, subscription: config.subscription.clone(), keys: config.keys.clone() })
     }
 
     /// Makes the event durable and hands it to its actor. Returns after the commit.

@@ -59,6 +59,8 @@ struct Intake {
     ready: usize,
     /// Submissions that are with the writer.
     submitted: usize,
+    /// Attempts whose log rows are with the writer.
+    recording: usize,
     last_committed: DeliveryId,
     /// Everything up to here has been tried and logged.
     tried_through: DeliveryId,
@@ -93,6 +95,7 @@ impl Entry {
                 unread: 0,
                 ready: 0,
                 submitted: 0,
+                recording: 0,
                 last_committed: DeliveryId::MIN,
                 tried_through,
                 position: None,
@@ -149,14 +152,6 @@ impl Entry {
         intake.must_look = true;
         intake.behind = true;
         intake.tail = None;
-    }
-
-    pub fn is_actor(&self, id: ractor::ActorId) -> bool {
-        self.lock().actor.as_ref().is_some_and(|actor| actor.get_id() == id)
-    }
-
-    pub fn tried_through(&self) -> DeliveryId {
-        self.lock().tried_through
     }
 
     /// The actor has read its row in `positions` and starts: what has been tried, and whether it has to look in the
@@ -245,6 +240,16 @@ impl Entry {
         }
     }
 
+    /// A log row is handed to the writer.
+    pub fn begin_record(&self) {
+        self.lock().recording += 1;
+    }
+
+    /// Whether log rows are with the writer.
+    pub fn is_recording(&self) -> bool {
+        self.lock().recording > 0
+    }
+
     pub fn is_closed(&self) -> bool {
         self.lock().closed
     }
@@ -306,7 +311,9 @@ impl Sink for Entry {
     }
 
     fn recorded(&self, id: DeliveryId) {
-        self.cast(Message::Recorded(id));
+        let mut intake = self.lock();
+        intake.recording -= 1;
+        intake.cast(Message::Recorded(id));
     }
 
     fn positioned(&self, position: Option<DeliveryId>) {

@@ -245,6 +245,7 @@ impl State {
             duration_ms: u32::try_from(result.duration.as_millis()).unwrap_or(u32::MAX),
             response_body: result.response_body,
         };
+        self.entry.begin_record();
         self.node.writer.record(Record { sink: self.entry.clone(), log, retry, permit });
     }
 

@@ -276,6 +276,12 @@ impl State {
             self.node.remove(entry);
             return Ok(());
         }
+        if entry.is_recording() {
+            // What the crashed actor's attempts came to is not durable yet: read now, they would be made again.
+            let entry = entry.clone();
+            self.myself.send_after(RESTART_BACKOFF.start, || Message::Restart(entry));
+            return Ok(());
+        }
         self.spawn(entry).await
     }
 
@@ -301,10 +307,13 @@ impl State {
             if activation.changed.as_ref().is_none_or(|known| known.version < subscription.version) {
                 activation.changed = Some(subscription);
             }
-        } else if let Some(entry) = self.node.entry(id)
-            && entry.reconfigure(Config::new(*subscription))
-        {
-            entry.cast(subscription::Message::Reconfigured);
+        } else if let Some(entry) = self.node.entry(id) {
+            if entry.reconfigure(Config::new(*subscription)) {
+                entry.cast(subscription::Message::Reconfigured);
+            }
+        } else if subscription.disabled.is_none() {
+            // It may just have been enabled, with a backlog that nothing else would wake it for.
+            self.activate(id, None);
         }
     }
 
@@ -359,10 +368,14 @@ impl State {
 
     fn review(&mut self) {
         let trail = DeliveryId::floor_at(self.node.parts.clock.wall() - WATERMARK_TRAIL);
+        // The writer before the entries: what it has settled by now, they know of. A commit that an outage holds up
+        // for longer than the trail must not be passed by the watermark either.
+        let settled = self.node.writer.settled_through();
         let entries = self.node.entries();
         let recovered = self.recovering == 0 && self.to_recover.is_empty();
         if recovered {
-            let watermark = entries.iter().filter_map(|entry| entry.watermark_bound()).fold(trail, DeliveryId::min);
+            let watermark =
+                entries.iter().filter_map(|entry| entry.watermark_bound()).fold(trail.min(settled), DeliveryId::min);
             if watermark > self.watermark {
                 self.watermark = watermark;
                 self.node.writer.watermark(watermark);

@@ -4,6 +4,7 @@
 mod event_type;
 mod machine;
 mod schedule;
+mod state;
 mod types;
 
 pub use event_type::{EventTypePattern, InvalidEventType, MAX_EVENT_TYPE_CHARS, check_event_type, subscribed};

@@ -1,15 +1,49 @@
-//! The HTTP API.
+//! The HTTP API: one file a resource. Handlers parse, call, and render; the routes are warp filters over our own accept
+//! loop (`server.rs`), and every path is listed in `routes.rs`.
 
+mod body;
+mod health;
+mod ingest;
+mod json;
+mod logs;
+mod openapi;
+mod origin;
+mod pages;
+mod problem;
+mod problem_kind;
+mod query;
+mod reply;
+mod routes;
+mod server;
+mod status;
+mod subscription_body;
+mod subscriptions;
+
+#[cfg(test)]
+mod routes_tests;
+
+use std::convert::Infallible;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
+use warp::filters::BoxedFilter;
+use warp::path::FullPath;
+use warp::reply::Response;
+use warp::{Filter, Rejection};
 
 use crate::actors::Engine;
 use crate::clock::Clock;
+use crate::delivery::SubscriptionId;
 use crate::metrics::Metrics;
 use crate::outbound::guard::TargetPolicy;
 use crate::store::Store;
+use body::{Bodies, BodyLimits};
+use problem::{Kind, NoRoute, Problem, quoted};
+use routes::ROUTES;
+use server::ServerLimits;
 
 /// What the handlers work with.
 pub struct Api {
@@ -28,11 +62,85 @@ pub struct Api {
 }
 
 /// Serves until `stopped` resolves, then finishes what is being answered, for at most `drain`.
-pub async fn serve(
-    _listener: TcpListener,
-    _api: Arc<Api>,
-    _stopped: impl Future<Output = ()> + Send,
-    _drain: Duration,
-) {
-    todo!()
+pub async fn serve(listener: TcpListener, api: Arc<Api>, stopped: impl Future<Output = ()> + Send, drain: Duration) {
+    let service = TowerToHyperService::new(warp::service(routes(api, BodyLimits::default())));
+    server::run(listener, service, ServerLimits::default(), stopped, drain).await;
+}
+
+/// The API, and what reads its bodies.
+struct Http {
+    api: Arc<Api>,
+    bodies: Bodies,
+}
+
+/// All routes. They are tried in this order: what is called most comes first.
+fn routes(
+    api: Arc<Api>,
+    limits: BodyLimits,
+) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
+    let http = Arc::new(Http { api, bodies: Bodies::new(limits) });
+    ingest::routes(&http)
+        .or(subscriptions::routes(&http))
+        .unify()
+        .or(status::routes(&http))
+        .unify()
+        .or(logs::routes(&http))
+        .unify()
+        .or(health::routes(&http))
+        .unify()
+        .or(pages::routes(&http))
+        .unify()
+        .or(openapi::routes())
+        .unify()
+        .or(no_route())
+        .unify()
+        .recover(problem::recover)
+        .unify()
+}
+
+/// The end of the routes: hands method and path to `problem::recover`.
+fn no_route() -> BoxedFilter<(Response,)> {
+    warp::method()
+        .and(warp::path::full())
+        .and_then(|method, path: FullPath| async move {
+            Err::<Response, Rejection>(warp::reject::custom(NoRoute { method, path: path.as_str().to_owned() }))
+        })
+        .boxed()
+}
+
+fn with(http: &Arc<Http>) -> impl Filter<Extract = (Arc<Http>,), Error = Infallible> + Clone + use<> {
+    let http = http.clone();
+    warp::any().map(move || http.clone())
+}
+
+/// `HEAD` is answered like `GET`; hyper leaves the body out.
+fn get_or_head() -> impl Filter<Extract = (), Error = Rejection> + Copy {
+    warp::get().or(warp::head()).unify()
+}
+
+fn content_length() -> impl Filter<Extract = (Option<u64>,), Error = Rejection> + Copy {
+    warp::header::optional("content-length")
+}
+
+/// A segment of a path that should be a subscription's id. Taking it never fails, so that what is no id is a missing
+/// subscription and not a missing page.
+struct IdSegment(Result<SubscriptionId, String>);
+
+impl FromStr for IdSegment {
+    type Err = Infallible;
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        let id = text.parse().ok().filter(|_| digits).map(SubscriptionId);
+        Ok(Self(id.ok_or_else(|| quoted(text))))
+    }
+}
+
+impl IdSegment {
+    fn id(&self) -> Result<SubscriptionId, Problem> {
+        let unknown = |found| {
+            let detail = format!("{found} is no subscription: ids are numbers, as in /subscriptions/1");
+            Problem::new(Kind::SubscriptionNotFound, detail)
+        };
+        self.0.as_ref().copied().map_err(unknown)
+    }
 }

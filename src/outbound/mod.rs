@@ -1,5 +1,15 @@
 //! What leaves the house: the target guard, signatures, and the one HTTP client.
 
+mod answer;
 pub mod client;
+mod failure;
 pub mod guard;
+mod ranges;
+mod resolver;
 pub mod signing;
+mod target;
+#[cfg(test)]
+mod test_receiver;
+mod tls;
+
+pub use target::MAX_TARGET_URL_BYTES;

@@ -127,6 +127,8 @@ struct Queue {
     closing: bool,
     /// The highest id given so far.
     last_id: DeliveryId,
+    /// The first delivery of the batch whose fate is not decided yet.
+    unsettled_from: Option<DeliveryId>,
 }
 
 impl Default for DeliveryId {
@@ -185,6 +187,12 @@ impl Writer {
     /// The highest id given so far: whatever is submitted from now on will be above it.
     pub fn last_id(&self) -> DeliveryId {
         self.0.lock().last_id
+    }
+
+    /// Everything up to this id has been handed to its sink, or will never be stored.
+    pub fn settled_through(&self) -> DeliveryId {
+        let queue = self.0.lock();
+        queue.unsettled_from.map_or(queue.last_id, DeliveryId::predecessor)
     }
 
     /// Whether the store answers.
@@ -246,6 +254,7 @@ impl Task {
                 self.shared.lost.send_replace(Some(lost));
                 return;
             }
+            self.shared.lock().unsettled_from = None;
         }
     }
 
@@ -274,6 +283,7 @@ impl Task {
             pending.add_position(sink, id, position);
         }
         pending.batch.watermark = queue.watermark.take();
+        queue.unsettled_from = pending.batch.deliveries.first().map(|delivery| delivery.id);
         drop(queue);
         (!pending.batch.is_empty()).then_some(pending)
     }

@@ -1,0 +1,73 @@
+-- Who wants which events. Ids come from an identity column and are never used twice.
+CREATE TABLE subscriptions (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    target_url  text   NOT NULL,
+    event_types text[] NOT NULL,
+    secret      text,
+    disabled    text,
+    version     bigint NOT NULL,
+    -- Times are milliseconds since the Unix epoch, here and below.
+    created_at  bigint NOT NULL,
+    updated_at  bigint NOT NULL
+);
+-- Hash, not btree: URLs may be longer than a btree key, and are only ever looked up whole.
+CREATE INDEX subscriptions_target_url ON subscriptions USING hash (target_url);
+
+-- The two big tables are appended to and never updated. They are partitioned by the time in their UUIDv7 ids; the
+-- partitions are made and dropped by the service (src/store/postgres/partitions.rs).
+CREATE TABLE deliveries (
+    id              uuid   NOT NULL,
+    subscription_id bigint NOT NULL,
+    event_type      text,
+    payload         bytea  NOT NULL,
+    PRIMARY KEY (id)
+) PARTITION BY RANGE (id);
+-- A subscription's backlog, in order.
+CREATE INDEX deliveries_backlog ON deliveries (subscription_id, id);
+-- Compressing every payload costs more processor time than the disk it saves for three days is worth.
+ALTER TABLE deliveries ALTER COLUMN payload SET STORAGE EXTERNAL;
+
+-- Columns are ordered so that none is padded.
+CREATE TABLE delivery_logs (
+    id              uuid     NOT NULL,
+    delivery_id     uuid     NOT NULL,
+    subscription_id bigint   NOT NULL,
+    "timestamp"     bigint   NOT NULL,
+    attempt_number  integer  NOT NULL,
+    duration_ms     integer  NOT NULL,
+    outcome         smallint NOT NULL,
+    http_status     smallint,
+    -- True in a commit's last row, NULL in the others.
+    last_of_commit  boolean,
+    target_url      text     NOT NULL,
+    error_details   text,
+    response_body   text,
+    -- A subscription's attempts, newest first.
+    PRIMARY KEY (subscription_id, id)
+) PARTITION BY RANGE (id);
+-- A delivery's attempts, and whether there are any.
+CREATE INDEX delivery_logs_delivery ON delivery_logs (delivery_id);
+-- The newest log of all, for a tenth of what an index of all ids would cost: one entry a commit, not one a row.
+CREATE INDEX delivery_logs_newest ON delivery_logs (id) WHERE last_of_commit;
+
+-- Deliveries that failed and wait for their next attempt: the only rows of the data path that change.
+CREATE TABLE retries (
+    delivery_id     uuid    PRIMARY KEY,
+    subscription_id bigint  NOT NULL,
+    next_attempt_at bigint  NOT NULL,
+    attempt_number  integer NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+CREATE INDEX retries_subscription ON retries (subscription_id, next_attempt_at, delivery_id);
+CREATE INDEX retries_due ON retries (next_attempt_at, subscription_id);
+
+-- Subscriptions that have fallen behind: everything of theirs up to `position` has been tried.
+CREATE TABLE positions (
+    subscription_id bigint PRIMARY KEY,
+    position        uuid   NOT NULL
+);
+
+-- One row: everything up to it has been tried, the subscriptions in `positions` excepted.
+CREATE TABLE watermark (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    id       uuid    NOT NULL
+);

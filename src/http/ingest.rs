@@ -1,0 +1,206 @@
+//! `POST /ingest/{id}`: the hot path. An event is checked in the order in which refusing is cheapest and says least to
+//! strangers: subscription, signature, event type, JSON.
+
+use std::convert::Infallible;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use futures_util::Stream;
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::http::{HeaderValue, StatusCode, header};
+use warp::reply::Response;
+
+use super::problem::{FieldError, Kind, Problem, quoted};
+use super::server::Peer;
+use super::{Http, IdSegment, content_length, json, reply, with};
+use crate::actors::Active;
+use crate::delivery::{DeliveryId, SubscriptionId, check_event_type};
+use crate::outbound::signing::SigningKeys;
+
+const SIGNATURE: &str = "x-hub-signature-256";
+
+/// The route of this file.
+pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
+    warp::path!("ingest" / IdSegment)
+        .and(warp::post())
+        .and(with(http))
+        .and(headers())
+        .and(content_length())
+        .and(warp::body::stream())
+        .then(answer)
+        .boxed()
+}
+
+/// What the headers say about the event.
+struct Headers {
+    event_type: Option<Text>,
+    x_event_type: Option<Text>,
+    signature: Option<Text>,
+    peer: Option<Peer>,
+}
+
+/// A header's value, in the form in which an event type is kept.
+#[derive(Clone, PartialEq, Eq)]
+struct Text(Arc<str>);
+
+impl FromStr for Text {
+    type Err = Infallible;
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.into()))
+    }
+}
+
+fn headers() -> impl Filter<Extract = (Headers,), Error = warp::Rejection> + Clone {
+    warp::header::optional("event_type")
+        .and(warp::header::optional("x-event-type"))
+        .and(warp::header::optional(SIGNATURE))
+        .and(warp::ext::optional())
+        .map(|event_type, x_event_type, signature, peer| Headers { event_type, x_event_type, signature, peer })
+}
+
+async fn answer<B: Buf>(
+    segment: IdSegment,
+    http: Arc<Http>,
+    headers: Headers,
+    length: Option<u64>,
+    body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
+) -> Response {
+    match ingest(&segment, &http, headers, length, body).await {
+        Ok((subscription, delivery)) => accepted(subscription, delivery),
+        Err(problem) => {
+            http.api.metrics.refused(problem.kind().name());
+            problem.into_response()
+        }
+    }
+}
+
+async fn ingest<B: Buf>(
+    segment: &IdSegment,
+    http: &Http,
+    headers: Headers,
+    length: Option<u64>,
+    body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
+) -> Result<(SubscriptionId, DeliveryId), Problem> {
+    let id = segment.id()?;
+    let active = http.api.engine.activate(id).await?;
+    let body = match (active.signing_keys(), &headers.signature) {
+        // Before the body is read: nobody without a signature makes us hold one.
+        (Some(_), None) => return Err(signature_missing(id)),
+        (Some(keys), Some(signature)) => {
+            let body = http.bodies.read(length, body).await?;
+            verify(keys, &body, signature, headers.peer)?;
+            body
+        }
+        (None, _) => http.bodies.read(length, body).await?,
+    };
+    let event_type = event_type(headers.event_type, headers.x_event_type)?;
+    wanted(&active, event_type.as_deref())?;
+    json::check(&body).map_err(|why| Problem::new(Kind::InvalidJson, why))?;
+    Ok((id, http.api.engine.accept(&active, event_type, body).await?))
+}
+
+fn verify(keys: &SigningKeys, body: &Bytes, signature: &Text, peer: Option<Peer>) -> Result<(), Problem> {
+    if keys.verify_hub_signature(body, &signature.0) {
+        return Ok(());
+    }
+    tracing::debug!(peer = ?peer.map(|peer| peer.0), "a signature does not match");
+    let detail = "X-Hub-Signature-256 is not sha256= and the hex HMAC-SHA256 of exactly this body, keyed with the \
+                  subscription's secret";
+    Err(unauthorised(Kind::SignatureWrong, detail.to_owned()))
+}
+
+fn signature_missing(id: SubscriptionId) -> Problem {
+    let detail =
+        format!("subscription {id} has a secret; send X-Hub-Signature-256: sha256=<hex HMAC-SHA256 of the body>");
+    unauthorised(Kind::SignatureMissing, detail)
+}
+
+/// RFC 9110 wants every 401 to name a scheme.
+fn unauthorised(kind: Kind, detail: String) -> Problem {
+    Problem::new(kind, detail).header(header::WWW_AUTHENTICATE, HeaderValue::from_static("X-Hub-Signature-256"))
+}
+
+fn event_type(plain: Option<Text>, prefixed: Option<Text>) -> Result<Option<Arc<str>>, Problem> {
+    let named = match (plain, prefixed) {
+        (Some(Text(one)), Some(Text(other))) if one != other => {
+            let found = format!("{} and {}", quoted(&one), quoted(&other));
+            let field = "headers event_type and X-Event-Type";
+            return Err(Problem::parameter(FieldError::new(field, found, "the same event type, or only one of them")));
+        }
+        (one, other) => one.or(other).map(|text| text.0),
+    };
+    if let Some(name) = &named {
+        check_event_type(name).map_err(|invalid| {
+            Problem::parameter(FieldError::new("header event_type", quoted(name), invalid.expected))
+        })?;
+    }
+    Ok(named)
+}
+
+fn wanted(active: &Active, event_type: Option<&str>) -> Result<(), Problem> {
+    if active.wants(event_type) {
+        return Ok(());
+    }
+    let id = active.subscription().id;
+    Err(Problem::new(
+        Kind::NotSubscribed,
+        match event_type {
+            Some(name) => format!("subscription {id} does not take events of type {}", quoted(name)),
+            None => format!("subscription {id} takes certain event types only; name one in the header event_type"),
+        },
+    ))
+}
+
+/// Ids need no escaping, and this is the answer that is given most.
+fn accepted(subscription: SubscriptionId, delivery: DeliveryId) -> Response {
+    let body =
+        format!(r#"{{"delivery_id":"{delivery}","subscription_id":{subscription},"status_url":"/status/{delivery}"}}"#);
+    reply::json_text(StatusCode::ACCEPTED, body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Option<Text> {
+        Some(Text(text.into()))
+    }
+
+    #[test]
+    fn either_header_names_the_event_type() {
+        assert_eq!(event_type(None, None).unwrap(), None);
+        for (plain, prefixed) in [(text("a.b"), None), (None, text("a.b")), (text("a.b"), text("a.b"))] {
+            assert_eq!(event_type(plain, prefixed).unwrap().as_deref(), Some("a.b"));
+        }
+    }
+
+    #[test]
+    fn two_different_event_types_are_refused_with_both() {
+        let problem = event_type(text("a"), text("b")).unwrap_err();
+        assert_eq!(problem.kind(), Kind::InvalidParameter);
+        assert!(format!("{problem:?}").contains(r#"\"a\" and \"b\""#), "{problem:?}");
+    }
+
+    #[test]
+    fn an_illegal_event_type_is_refused() {
+        for name in ["", "a b", "a.*", &"x".repeat(129)] {
+            assert_eq!(event_type(text(name), None).unwrap_err().kind(), Kind::InvalidParameter);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_accepted_event_is_answered_with_its_ids_as_json() {
+        use http_body_util::BodyExt;
+        let response = accepted(SubscriptionId(7), DeliveryId::MIN);
+        assert_eq!(response.status(), 202);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        crate::http::openapi::tests::assert_matches("Accepted", &json);
+        let id = "00000000-0000-0000-0000-000000000000";
+        let expected =
+            serde_json::json!({"delivery_id": id, "subscription_id": 7, "status_url": format!("/status/{id}")});
+        assert_eq!(json, expected);
+    }
+}

@@ -1,0 +1,46 @@
+//! `GET /subscriptions/{id}/logs`: a subscription's attempts, newest first.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::http::StatusCode;
+use warp::reply::Response;
+
+use super::query::{self, PageRules};
+use super::reply::{self, Answer};
+use super::status::LogRow;
+use super::subscriptions::not_found;
+use super::{Http, IdSegment, get_or_head, with};
+
+/// A row can carry the start of an answer, so the largest page is smaller than that of subscriptions.
+const PAGES: PageRules =
+    PageRules { cursor: "before", cursor_expected: "the id of a log row, a UUID", default_limit: 50, max_limit: 500 };
+
+/// The route of this file.
+pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
+    warp::path!("subscriptions" / IdSegment / "logs")
+        .and(get_or_head())
+        .and(with(http))
+        .and(query::raw())
+        .then(logs)
+        .map(reply::render)
+        .boxed()
+}
+
+async fn logs(segment: IdSegment, http: Arc<Http>, query: String) -> Answer {
+    let id = segment.id()?;
+    let page = PAGES.parse::<Uuid>(&query)?;
+    let store = &http.api.store;
+    store.subscription(id).await?.ok_or_else(|| not_found(id))?;
+    // One more than asked for says whether there is another page.
+    let mut found = store.logs(id, page.cursor, page.limit + 1).await?;
+    let more = found.len() > page.limit;
+    found.truncate(page.limit);
+    let response = reply::json(StatusCode::OK, &found.iter().map(LogRow::from).collect::<Vec<_>>())?;
+    Ok(match found.last() {
+        Some(last) if more => PAGES.link_next(response, &format!("/subscriptions/{id}/logs"), page.limit, last.id),
+        _ => response,
+    })
+}

@@ -1,0 +1,132 @@
+//! The kinds of problems: their stable names, their statuses, and what to do about each.
+
+/// The stable kinds of problems. The name is the last word of `type`, and the label in the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    InvalidJson,
+    InvalidField,
+    InvalidParameter,
+    BodyNotRead,
+    SignatureMissing,
+    SignatureWrong,
+    ForeignOrigin,
+    NotSubscribed,
+    SubscriptionNotFound,
+    DeliveryNotFound,
+    PageNotFound,
+    MethodNotAllowed,
+    BodyTimeout,
+    SubscriptionDisabled,
+    PayloadTooLarge,
+    Internal,
+    Busy,
+    StoreUnavailable,
+    NotReady,
+}
+
+impl Kind {
+    /// All of them, for the documentation.
+    pub const ALL: [Self; 19] = [
+        Self::InvalidJson,
+        Self::InvalidField,
+        Self::InvalidParameter,
+        Self::BodyNotRead,
+        Self::SignatureMissing,
+        Self::SignatureWrong,
+        Self::ForeignOrigin,
+        Self::NotSubscribed,
+        Self::SubscriptionNotFound,
+        Self::DeliveryNotFound,
+        Self::PageNotFound,
+        Self::MethodNotAllowed,
+        Self::BodyTimeout,
+        Self::SubscriptionDisabled,
+        Self::PayloadTooLarge,
+        Self::Internal,
+        Self::Busy,
+        Self::StoreUnavailable,
+        Self::NotReady,
+    ];
+
+    /// The last word of `type`, the status, the title.
+    fn spec(self) -> (&'static str, u16, &'static str) {
+        match self {
+            Self::InvalidJson => ("invalid-json", 400, "The body is not JSON"),
+            Self::InvalidField => ("invalid-field", 400, "A field of the body is not as expected"),
+            Self::InvalidParameter => ("invalid-parameter", 400, "A header or query parameter is not as expected"),
+            Self::BodyNotRead => ("body-not-read", 400, "The body ended before its announced end"),
+            Self::SignatureMissing => ("signature-missing", 401, "The signature is missing"),
+            Self::SignatureWrong => ("signature-wrong", 401, "The signature does not match"),
+            Self::ForeignOrigin => ("foreign-origin", 403, "Pages of other origins may not change anything here"),
+            Self::NotSubscribed => ("event-type-not-subscribed", 403, "The subscription does not take this event type"),
+            Self::SubscriptionNotFound => ("subscription-not-found", 404, "There is no such subscription"),
+            Self::DeliveryNotFound => ("delivery-not-found", 404, "There is no such delivery"),
+            Self::PageNotFound => ("page-not-found", 404, "There is nothing at this path"),
+            Self::MethodNotAllowed => ("method-not-allowed", 405, "This path does not take this method"),
+            Self::BodyTimeout => ("body-timeout", 408, "The body did not arrive in time"),
+            Self::SubscriptionDisabled => ("subscription-disabled", 409, "The subscription is disabled"),
+            Self::PayloadTooLarge => ("payload-too-large", 413, "The body is larger than is accepted"),
+            Self::Internal => ("internal", 500, "Something went wrong on our side"),
+            Self::Busy => ("busy", 503, "This node is at its limit"),
+            Self::StoreUnavailable => ("store-unavailable", 503, "The store is unavailable"),
+            Self::NotReady => ("not-ready", 503, "This node is not ready"),
+        }
+    }
+
+    /// What to do about it: `GET /problems/{name}` shows this.
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::InvalidJson => {
+                "Send one JSON value in UTF-8, nested at most 128 deep. The answer says where it stops."
+            }
+            Self::InvalidField => "Correct the fields listed under `errors`; each says what was found and expected.",
+            Self::InvalidParameter => "Correct the headers or query parameters listed under `errors`.",
+            Self::BodyNotRead => "Send as many bytes as Content-Length says, or end the last chunk. Then try again.",
+            Self::SignatureMissing => {
+                "The subscription has a secret. Send X-Hub-Signature-256: sha256=<hex of HMAC-SHA256 over the body, \
+                 keyed with the secret>."
+            }
+            Self::SignatureWrong => "Sign the exact bytes that are sent, with the subscription's current secret.",
+            Self::ForeignOrigin => "Call the API from a program, or from a page that this server itself serves.",
+            Self::NotSubscribed => "Send a type that the subscription names, or add this one to its event_type.",
+            Self::SubscriptionNotFound => "Look the id up with GET /subscriptions. It may have been deleted.",
+            Self::DeliveryNotFound => {
+                "Use the delivery_id of the answer to POST /ingest/{id}. Deliveries are forgotten after the retention."
+            }
+            Self::PageNotFound => "See /docs for all paths.",
+            Self::MethodNotAllowed => "Use one of the methods in the Allow header.",
+            Self::BodyTimeout => "Send the whole body without pauses; nothing of it was kept. Then try again.",
+            Self::SubscriptionDisabled => "Its receiver answered 410 Gone. PUT /subscriptions/{id} enables it again.",
+            Self::PayloadTooLarge => "Send a smaller body, for example one with a reference to the data.",
+            Self::Internal => "The log of the service says more. Trying again may not help.",
+            Self::Busy => "Nothing was stored. Try again after Retry-After, with less at the same time.",
+            Self::StoreUnavailable => "Try again after Retry-After. Sending an event twice is safe for the service.",
+            Self::NotReady => "Wait; send events to another node meanwhile.",
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        self.spec().0
+    }
+
+    pub fn status(self) -> u16 {
+        self.spec().1
+    }
+
+    pub fn title(self) -> &'static str {
+        self.spec().2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_kinds_are_unique() {
+        let mut names: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Kind::ALL.len());
+    }
+}

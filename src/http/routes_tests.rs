@@ -1,0 +1,192 @@
+//! The routes as a whole, over an engine on standby and a store that is away: who answers, and how refusals look.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::service::Service;
+use serde_json::Value;
+use uuid::Uuid;
+use warp::http::{Request, header};
+
+use super::openapi::tests::assert_matches;
+use super::*;
+use crate::cache::NoCache;
+use crate::delivery::{AttemptLog, Delivery, DeliveryId, Retry, Subscription, Timestamp};
+use crate::store::{
+    BacklogPage, Batch, DeliveryRecord, JanitorCounts, NewSubscription, Pending, Recovery, Result, StoreError,
+    SubscriptionChange,
+};
+
+/// A store out of reach.
+struct Away;
+
+macro_rules! away {
+    ($($call:ident($($argument:ty),*) -> $answer:ty;)*) => {
+        #[async_trait]
+        impl Store for Away {
+            fn name(&self) -> &'static str {
+                "sqlite"
+            }
+            async fn close(&self) {}
+            $(async fn $call(&self, $(_: $argument),*) -> Result<$answer> {
+                Err(StoreError::Unavailable("it is away".to_owned()))
+            })*
+        }
+    };
+}
+
+away! {
+    migrate(Timestamp) -> ();
+    ping() -> ();
+    acquire() -> bool;
+    commit(&Batch) -> ();
+    stored(&[DeliveryId]) -> Vec<DeliveryId>;
+    create_subscription(NewSubscription, Timestamp) -> Subscription;
+    subscription(SubscriptionId) -> Option<Subscription>;
+    subscriptions(Option<SubscriptionId>, usize) -> Vec<Subscription>;
+    update_subscription(SubscriptionId, SubscriptionChange, Timestamp) -> Option<Subscription>;
+    delete_subscription(SubscriptionId) -> bool;
+    subscription_versions(&[SubscriptionId]) -> Vec<(SubscriptionId, i64)>;
+    recovery() -> Recovery;
+    pending(SubscriptionId, usize) -> Pending;
+    backlog_page(SubscriptionId, DeliveryId, usize, usize) -> BacklogPage;
+    retries(SubscriptionId, usize) -> Vec<Retry>;
+    retry_payloads(&[DeliveryId]) -> Vec<Delivery>;
+    subscriptions_due(Timestamp, usize) -> Vec<SubscriptionId>;
+    delivery(DeliveryId) -> Option<DeliveryRecord>;
+    logs(SubscriptionId, Option<Uuid>, usize) -> Vec<AttemptLog>;
+    prepare(Timestamp) -> JanitorCounts;
+    expire(Timestamp, Timestamp, usize) -> JanitorCounts;
+    prune(Timestamp, usize) -> JanitorCounts;
+}
+
+struct Answered {
+    status: u16,
+    headers: warp::http::HeaderMap,
+    body: Bytes,
+}
+
+impl Answered {
+    /// The last word of the problem's type; checks that it is as documented.
+    fn problem(&self) -> String {
+        assert_eq!(self.headers[header::CONTENT_TYPE], "application/problem+json");
+        let problem: Value = serde_json::from_slice(&self.body).unwrap();
+        assert_matches("Problem", &problem);
+        assert_eq!(problem["status"], self.status);
+        problem["type"].as_str().unwrap().rsplit('/').next().unwrap().to_owned()
+    }
+}
+
+async fn send(request: Request<Full<Bytes>>) -> Answered {
+    let store: Arc<dyn Store> = Arc::new(Away);
+    let api = Api {
+        engine: Engine::standby(store.clone(), Arc::new(NoCache::default())),
+        store,
+        metrics: Arc::default(),
+        policy: Arc::default(),
+        dev: false,
+        clock: Clock::start(),
+    };
+    let service = TowerToHyperService::new(warp::service(routes(Arc::new(api), BodyLimits::default())));
+    let (head, body) = service.call(request).await.unwrap_or_else(|never| match never {}).into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    Answered { status: head.status.as_u16(), headers: head.headers, body }
+}
+
+async fn call(method: &str, path: &str) -> Answered {
+    send(Request::builder().method(method).uri(path).body(Full::default()).unwrap()).await
+}
+
+/// A path of the route, with something in place of each name.
+fn example(route: &routes::Route) -> String {
+    let segments = route.path.split('/').map(|segment| match segment {
+        "{delivery_id}" => "00000000-0000-0000-0000-000000000000",
+        "{file}" => "index.html",
+        "{name}" => "busy",
+        "{id}" => "1",
+        other => other,
+    });
+    segments.collect::<Vec<_>>().join("/")
+}
+
+#[tokio::test]
+async fn every_route_is_served_and_takes_its_methods_only() {
+    for route in ROUTES {
+        for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"] {
+            let answered = call(method, &example(route)).await;
+            let listed = route.allow().split(", ").any(|allowed| allowed == method);
+            assert_eq!(answered.status != 405, listed, "{method} {}", route.path);
+            assert_ne!(answered.status, 404, "{method} {}", route.path);
+            if !listed {
+                assert_eq!(answered.headers[header::ALLOW], route.allow());
+                assert_eq!(answered.problem(), "method-not-allowed");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_path_is_a_problem() {
+    for path in ["/x", "/subscriptions/1/x", "/docs/x.js", "/problems/x", "/ingest", "/livez/x"] {
+        assert_eq!(call("GET", path).await.problem(), "page-not-found", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_id_is_a_missing_subscription_or_delivery() {
+    for id in ["x", "-1", "+1", "1.0", "%31", "99999999999999999999"] {
+        assert_eq!(call("GET", &format!("/subscriptions/{id}")).await.problem(), "subscription-not-found", "{id}");
+        assert_eq!(call("POST", &format!("/ingest/{id}")).await.problem(), "subscription-not-found", "{id}");
+    }
+    assert_eq!(call("GET", "/status/1").await.problem(), "delivery-not-found");
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_a_503_that_says_when_to_come_back() {
+    let calls = [
+        ("POST", "/ingest/1"),
+        ("GET", "/subscriptions"),
+        ("DELETE", "/subscriptions/1"),
+        ("GET", "/subscriptions/1/logs"),
+        ("GET", "/status/00000000-0000-0000-0000-000000000000"),
+    ];
+    for (method, path) in calls {
+        let answered = call(method, path).await;
+        assert_eq!(answered.problem(), "store-unavailable", "{method} {path}");
+        assert!(answered.headers.contains_key(header::RETRY_AFTER));
+    }
+}
+
+#[tokio::test]
+async fn a_node_on_standby_is_alive_and_not_ready() {
+    assert_eq!(call("GET", "/livez").await.status, 200);
+    let ready = call("GET", "/readyz").await;
+    assert_eq!((ready.status, ready.problem().as_str()), (503, "not-ready"));
+    let home = call("GET", "/").await;
+    assert!(String::from_utf8_lossy(&home.body).contains("standby"));
+}
+
+#[tokio::test]
+async fn an_unreadable_header_is_named() {
+    let request = Request::builder().method("POST").uri("/ingest/1").header("event_type", &b"\xff"[..]);
+    let answered = send(request.body(Full::default()).unwrap()).await;
+    assert_eq!(answered.problem(), "invalid-parameter");
+    assert!(String::from_utf8_lossy(&answered.body).contains("event_type"));
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused_with_the_limit() {
+    let over = Full::from(vec![b' '; BodyLimits::default().max_bytes + 1]);
+    let answered = send(Request::builder().method("POST").uri("/subscriptions").body(over).unwrap()).await;
+    assert_eq!((answered.status, answered.problem().as_str()), (413, "payload-too-large"));
+    assert!(String::from_utf8_lossy(&answered.body).contains("1048576"));
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_subscription_is_refused() {
+    for (body, kind) in [("", "invalid-json"), ("{", "invalid-json"), ("[]", "invalid-field"), ("{}", "invalid-field")]
+    {
+        let request = Request::builder().method("POST").uri("/subscriptions").body(Full::from(body)).unwrap();
+        assert_eq!(send(request).await.problem(), kind, "{body}");
+    }
+}

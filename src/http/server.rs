@@ -1,0 +1,236 @@
+//! The accept loop: takes connections within bounds, serves them, and ends them in time. It knows nothing of routes.
+//!
+//! warp has no timers of its own, so everything that a slow or silent peer could hold open is bounded here.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::future::{self, Either};
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use warp::http::{HeaderValue, Request, header};
+use warp::reply::Response;
+
+use super::origin;
+
+/// The wait after a failed accept, doubled with every further one: file descriptors come back only when requests end.
+const FIRST_ACCEPT_BACKOFF: Duration = Duration::from_millis(10);
+/// Long enough not to spin, short enough that producers barely notice when it passes.
+const MAX_ACCEPT_BACKOFF: Duration = Duration::from_secs(1);
+/// More headers than any client sends.
+const MAX_HEADERS: usize = 64;
+/// The connection's read buffer, and with it the largest head of a request. Above hyper's minimum of 8 KiB.
+const MAX_BUFFER_BYTES: usize = 64 * 1024;
+/// HTTP/2: requests at once on one connection. Producers that want more open another.
+const MAX_STREAMS: u32 = 128;
+/// HTTP/2: the largest head of a request, decompressed.
+const MAX_HEADER_LIST_BYTES: u32 = 32 * 1024;
+/// HTTP/2: how often a silent peer is asked whether it is still there, and for how long it may not answer.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
+
+/// Where a request came from: an extension of every request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub SocketAddr);
+
+/// What connections may cost.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ServerLimits {
+    /// Connections at once. Further ones wait in the kernel's queue.
+    pub connections: usize,
+    /// For the first request's head; on HTTP/1 for every head, the silence before it included.
+    pub header_timeout: Duration,
+    /// A connection on which no request began or ended for so long, and none is being worked on, is closed: also when
+    /// the peer does not read its answer.
+    pub idle_timeout: Duration,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            // Far more than producers need, and each costs a file descriptor and about 20 KiB.
+            connections: 4096,
+            // A head is one packet; who needs longer is not a client.
+            header_timeout: Duration::from_secs(30),
+            // As proxies in front of us do.
+            idle_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Serves until `stopped` resolves, then lets the requests under way end, for at most `drain`.
+pub(super) async fn run<S>(
+    listener: TcpListener,
+    service: S,
+    limits: ServerLimits,
+    stopped: impl Future<Output = ()> + Send,
+    drain: Duration,
+) where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    let http = Arc::new(protocol(&limits));
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    let mut stopped = pin!(stopped);
+    loop {
+        let (stream, peer, place) = tokio::select! {
+            biased;
+            () = &mut stopped => break,
+            accepted = accept(&listener, &places) => accepted,
+        };
+        while connections.try_join_next().is_some() {}
+        let connection = Connection { http: http.clone(), service: service.clone(), peer, limits, _place: place };
+        connections.spawn(connection.serve(stream, graceful.watcher()));
+    }
+    drop(listener);
+    if timeout(drain, graceful.shutdown()).await.is_err() {
+        tracing::warn!("closing connections whose requests did not end in time");
+    }
+    connections.shutdown().await;
+}
+
+/// The next connection, once there is a place for it. Never fails: what accept reports passes (descriptors run out, a
+/// peer gave up), and a listener that stopped listening would be an outage until someone noticed.
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+    let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+    let mut backoff = FIRST_ACCEPT_BACKOFF;
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => return (stream, peer, place),
+            Err(error) => {
+                tracing::warn!(%error, ?backoff, "a connection could not be accepted");
+                sleep(backoff).await;
+                backoff = (backoff * 2).min(MAX_ACCEPT_BACKOFF);
+            }
+        }
+    }
+}
+
+fn protocol(limits: &ServerLimits) -> auto::Builder<TokioExecutor> {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_BUFFER_BYTES);
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .keep_alive_interval(KEEP_ALIVE.0)
+        .keep_alive_timeout(KEEP_ALIVE.1);
+    http
+}
+
+struct Connection<S> {
+    http: Arc<auto::Builder<TokioExecutor>>,
+    service: S,
+    peer: SocketAddr,
+    limits: ServerLimits,
+    /// Given back with the connection.
+    _place: OwnedSemaphorePermit,
+}
+
+impl<S> Connection<S>
+where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    async fn serve(self, stream: TcpStream, watcher: Watcher) {
+        // Without it, an answer that follows another on the same connection waits for the peer's acknowledgement.
+        let _ = stream.set_nodelay(true);
+        let activity = Arc::new(Activity::default());
+        let (service, peer, counted) = (self.service, self.peer, activity.clone());
+        let service = service_fn(move |request| counted.clone().count(answer(&service, peer, request)));
+        let connection = self.http.serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(watcher.watch(connection));
+        // The first wait is shorter: before hyper knows the protocol it has no timer of its own running.
+        let mut patience = self.limits.header_timeout;
+        loop {
+            let before = activity.count_now();
+            // How it ended is the peer's affair: errors here are resets, bad requests, and timeouts.
+            if timeout(patience, connection.as_mut()).await.is_ok() || activity.idle_since(before) {
+                return;
+            }
+            patience = self.limits.idle_timeout;
+        }
+    }
+}
+
+fn answer<S>(
+    service: &S,
+    peer: SocketAddr,
+    mut request: Request<Incoming>,
+) -> impl Future<Output = Result<Response, Infallible>> + use<S>
+where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
+{
+    // hyper drops the Content-Length of a chunked request before we see it. A proxy that believed it instead would take
+    // what follows for a request of its own (smuggling), so nothing may follow.
+    let last = request.headers().contains_key(header::TRANSFER_ENCODING);
+    let answer = match origin::refuse(&request) {
+        Some(problem) => Either::Left(future::ready(Ok(problem.into_response()))),
+        None => {
+            request.extensions_mut().insert(Peer(peer));
+            Either::Right(service.call(request))
+        }
+    };
+    async move {
+        let mut response = answer.await?;
+        if last {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
+    }
+}
+
+/// Counts a connection's requests.
+#[derive(Default)]
+struct Activity {
+    begun: AtomicUsize,
+    ended: AtomicUsize,
+}
+
+impl Activity {
+    fn count<T>(self: Arc<Self>, answer: impl Future<Output = T>) -> impl Future<Output = T> {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        let end = End(self);
+        async move {
+            let _end = end;
+            answer.await
+        }
+    }
+
+    fn count_now(&self) -> (usize, usize) {
+        (self.begun.load(Ordering::Relaxed), self.ended.load(Ordering::Relaxed))
+    }
+
+    fn idle_since(&self, before: (usize, usize)) -> bool {
+        before == self.count_now() && before.0 == before.1
+    }
+}
+
+/// Counts the end when it is dropped: a request can also end because its connection did.
+struct End(Arc<Activity>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

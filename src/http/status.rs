@@ -1,0 +1,165 @@
+//! `GET /status/{delivery_id}`: where a delivery stands, with all its attempts.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use uuid::Uuid;
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::http::StatusCode;
+use warp::reply::Response;
+
+use super::problem::{Kind, Problem, quoted};
+use super::reply::{self, Answer};
+use super::{Http, get_or_head, with};
+use crate::delivery::{AttemptLog, DeliveryId, DeliveryState, Outcome, SubscriptionId};
+use crate::store::DeliveryRecord;
+
+/// The route of this file.
+pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
+    warp::path!("status" / String).and(get_or_head()).and(with(http)).then(status).map(reply::render).boxed()
+}
+
+async fn status(segment: String, http: Arc<Http>) -> Answer {
+    let unknown = |why: String| Problem::new(Kind::DeliveryNotFound, why);
+    let id: DeliveryId =
+        segment.parse().map_err(|_| unknown(format!("{} is no delivery_id: these are UUIDs", quoted(&segment))))?;
+    let record = http.api.store.delivery(id).await?;
+    let record = record.ok_or_else(|| unknown(format!("there is no delivery {id}, or its retention has passed")))?;
+    reply::json(StatusCode::OK, &Shown::from(&record))
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    delivery_id: DeliveryId,
+    subscription_id: SubscriptionId,
+    event_type: Option<&'a str>,
+    state: DeliveryState,
+    accepted_at: String,
+    next_attempt_at: Option<String>,
+    attempts: Vec<Attempt<'a>>,
+}
+
+impl<'a> From<&'a DeliveryRecord> for Shown<'a> {
+    fn from(record: &'a DeliveryRecord) -> Self {
+        let last = record.attempts.last().map(|attempt| attempt.outcome);
+        let state = DeliveryState::of(last, record.subscription_exists);
+        let next = record.retry.filter(|_| state == DeliveryState::Retrying);
+        Self {
+            delivery_id: record.id,
+            subscription_id: record.subscription_id,
+            event_type: record.event_type.as_deref(),
+            state,
+            accepted_at: record.id.accepted_at().to_string(),
+            next_attempt_at: next.map(|retry| retry.next_attempt_at.to_string()),
+            attempts: record.attempts.iter().map(Attempt::from).collect(),
+        }
+    }
+}
+
+/// An attempt as `/status` shows it; the log adds its ids.
+#[derive(Serialize)]
+pub(super) struct Attempt<'a> {
+    attempt_number: u32,
+    timestamp: String,
+    target_url: &'a str,
+    outcome: Outcome,
+    http_status: Option<u16>,
+    error_details: Option<&'a str>,
+    duration_ms: u32,
+    response_body: Option<&'a str>,
+}
+
+impl<'a> From<&'a AttemptLog> for Attempt<'a> {
+    fn from(log: &'a AttemptLog) -> Self {
+        Self {
+            attempt_number: log.attempt_number,
+            timestamp: log.timestamp.to_string(),
+            target_url: &log.target_url,
+            outcome: log.outcome,
+            http_status: log.http_status,
+            error_details: log.error_details.as_deref(),
+            duration_ms: log.duration_ms,
+            response_body: log.response_body.as_deref(),
+        }
+    }
+}
+
+/// An attempt as the log shows it.
+#[derive(Serialize)]
+pub(super) struct LogRow<'a> {
+    id: Uuid,
+    delivery_id: DeliveryId,
+    #[serde(flatten)]
+    attempt: Attempt<'a>,
+}
+
+impl<'a> From<&'a AttemptLog> for LogRow<'a> {
+    fn from(log: &'a AttemptLog) -> Self {
+        Self { id: log.id, delivery_id: log.delivery_id, attempt: Attempt::from(log) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::delivery::{Retry, Timestamp};
+    use crate::http::openapi::tests::assert_matches;
+
+    fn record() -> DeliveryRecord {
+        let id = DeliveryId::floor_at(Timestamp(1_700_000_000_000));
+        let subscription_id = SubscriptionId(1);
+        let failed = AttemptLog {
+            id: Uuid::nil(),
+            delivery_id: id,
+            subscription_id,
+            target_url: "https://a.example/".into(),
+            timestamp: Timestamp(1_700_000_000_100),
+            attempt_number: 1,
+            outcome: Outcome::FailedAttempt,
+            http_status: Some(500),
+            error_details: Some("the receiver answered 500".into()),
+            duration_ms: 12,
+            response_body: None,
+        };
+        let next_attempt_at = Timestamp(1_700_000_010_000);
+        let retry = Retry { delivery_id: id, subscription_id, attempt_number: 2, next_attempt_at };
+        DeliveryRecord {
+            id,
+            subscription_id,
+            event_type: None,
+            retry: Some(retry),
+            subscription_exists: true,
+            attempts: vec![failed],
+        }
+    }
+
+    #[test]
+    fn a_delivery_that_is_retried_shows_its_attempts_and_the_next() {
+        let shown = json!(Shown::from(&record()));
+        assert_matches("DeliveryStatus", &shown);
+        assert_eq!(shown["state"], "retrying");
+        assert_eq!(shown["accepted_at"], "2023-11-14T22:13:20.000Z");
+        assert_eq!(shown["next_attempt_at"], "2023-11-14T22:13:30.000Z");
+        assert_eq!(shown["event_type"], json!(null));
+        assert_eq!(shown["attempts"][0]["outcome"], "Failed Attempt");
+        assert_eq!(shown["attempts"][0]["response_body"], json!(null));
+    }
+
+    #[test]
+    fn a_cancelled_delivery_shows_no_next_attempt() {
+        let shown = json!(Shown::from(&DeliveryRecord { subscription_exists: false, ..record() }));
+        assert_eq!(shown["state"], "cancelled");
+        assert_eq!(shown["next_attempt_at"], json!(null));
+    }
+
+    #[test]
+    fn a_log_row_adds_its_ids_to_the_attempt() {
+        let row = json!(LogRow::from(&record().attempts[0]));
+        assert_matches("LogRow", &row);
+        assert_eq!(row["id"], "00000000-0000-0000-0000-000000000000");
+        assert_eq!((&row["attempt_number"], &row["http_status"]), (&json!(1), &json!(500)));
+    }
+}

@@ -1,0 +1,252 @@
+//! Reads the bodies of `POST /subscriptions` and `PUT /subscriptions/{id}`, and says all that is wrong with them at
+//! once. What is found is quoted only where it can be no secret: of a secret, its length.
+
+use std::collections::BTreeSet;
+
+use secrecy::SecretString;
+use serde_json::{Map, Value};
+
+use super::problem::{FieldError, Kind, Problem, quoted};
+use crate::delivery::EventTypePattern;
+use crate::outbound::guard::TargetRefused;
+use crate::store::{NewSubscription, SubscriptionChange};
+
+/// As long as browsers and proxies take.
+const MAX_URL_CHARS: usize = 2048;
+/// Longer secrets add no strength: HMAC-SHA256 hashes them to 32 bytes first.
+const MAX_SECRET_CHARS: usize = 256;
+/// More patterns than this are better said with a wildcard; each is compared with every event.
+pub(super) const MAX_EVENT_TYPES: usize = 100;
+
+const FIELDS: &str = "one of target_url, event_type, secret";
+const URL_EXPECTED: &str = "an absolute http or https URL of up to 2048 characters";
+const EVENT_TYPE_EXPECTED: &str = "an array of strings like [\"order.created\", \"order.*\"]; empty means every event";
+const SECRET_EXPECTED: &str = "a string of 1 to 256 characters, or null for none";
+
+/// Judges a URL and returns it as it is stored.
+pub(super) type CheckUrl<'a> = &'a dyn Fn(&str) -> Result<String, TargetRefused>;
+
+/// The fields that were given, each checked. An outer `None` is a field that is absent.
+#[derive(Debug, Default)]
+struct Fields {
+    target_url: Option<String>,
+    event_types: Option<Vec<EventTypePattern>>,
+    secret: Option<Option<SecretString>>,
+}
+
+/// A new subscription.
+pub(super) fn new_subscription(body: &[u8], check_url: CheckUrl<'_>) -> Result<NewSubscription, Problem> {
+    let (fields, mut errors) = fields(body, check_url)?;
+    if fields.target_url.is_none() && !errors.iter().any(|error| error.field == "target_url") {
+        errors.insert(0, FieldError::new("target_url", "nothing", URL_EXPECTED));
+    }
+    refuse_if_any(errors)?;
+    Ok(NewSubscription {
+        target_url: fields.target_url.unwrap_or_default(),
+        event_types: fields.event_types.unwrap_or_default(),
+        secret: fields.secret.flatten(),
+    })
+}
+
+/// A change of a subscription. Whatever it is, it also enables the subscription again: its owner has looked at it.
+pub(super) fn change(body: &[u8], check_url: CheckUrl<'_>) -> Result<SubscriptionChange, Problem> {
+    let (fields, errors) = fields(body, check_url)?;
+    refuse_if_any(errors)?;
+    let Fields { target_url, event_types, secret } = fields;
+    Ok(SubscriptionChange { target_url, event_types, secret, disabled: Some(None) })
+}
+
+fn refuse_if_any(errors: Vec<FieldError>) -> Result<(), Problem> {
+    if errors.is_empty() { Ok(()) } else { Err(Problem::with_errors(Kind::InvalidField, errors)) }
+}
+
+fn fields(body: &[u8], check_url: CheckUrl<'_>) -> Result<(Fields, Vec<FieldError>), Problem> {
+    let (mut fields, mut errors) = (Fields::default(), Vec::new());
+    for (name, value) in object(body)? {
+        match &*name {
+            "target_url" => fields.target_url = kept(target_url(&value, check_url), &mut errors),
+            "event_type" => fields.event_types = kept(event_types(&value), &mut errors),
+            "secret" => fields.secret = kept(secret(value).map_err(|error| vec![error]), &mut errors),
+            // A mistyped name may carry a secret: its value is not shown.
+            _ => errors.push(FieldError::new(quoted(&name), "a field that does not exist", FIELDS)),
+        }
+    }
+    Ok((fields, errors))
+}
+
+fn object(body: &[u8]) -> Result<Map<String, Value>, Problem> {
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(other) => Err(Problem::with_errors(
+            Kind::InvalidField,
+            vec![FieldError::new("body", kind_of(&other), "an object like {\"target_url\": \"https://…\"}")],
+        )),
+        Err(error) => Err(Problem::new(Kind::InvalidJson, format!("not JSON: {error}"))),
+    }
+}
+
+fn kept<T>(read: Result<T, Vec<FieldError>>, errors: &mut Vec<FieldError>) -> Option<T> {
+    read.map_err(|found| errors.extend(found)).ok()
+}
+
+fn target_url(value: &Value, check_url: CheckUrl<'_>) -> Result<String, Vec<FieldError>> {
+    let wrong = |found: String, expected: String| vec![FieldError::new("target_url", found, expected)];
+    let Value::String(url) = value else { return Err(wrong(kind_of(value), URL_EXPECTED.to_owned())) };
+    if url.chars().count() > MAX_URL_CHARS {
+        return Err(wrong(format!("{} characters", url.chars().count()), URL_EXPECTED.to_owned()));
+    }
+    // An @ announces a password more often than not.
+    let shown = if url.contains('@') { "a URL with an @, not shown".to_owned() } else { quoted(url) };
+    check_url(url).map_err(|refused| wrong(shown, format!("{URL_EXPECTED} ({refused})")))
+}
+
+fn event_types(value: &Value) -> Result<Vec<EventTypePattern>, Vec<FieldError>> {
+    let wrong = |found: String| vec![FieldError::new("event_type", found, EVENT_TYPE_EXPECTED)];
+    let names = match value {
+        Value::Null => return Ok(Vec::new()),
+        Value::Array(names) => names,
+        other => return Err(wrong(kind_of(other))),
+    };
+    if names.len() > MAX_EVENT_TYPES {
+        let expected = format!("at most {MAX_EVENT_TYPES} event types; a wildcard like order.* stands for many");
+        return Err(vec![FieldError::new("event_type", format!("{} of them", names.len()), expected)]);
+    }
+    let mut seen = BTreeSet::new();
+    let (mut patterns, mut errors) = (Vec::with_capacity(names.len()), Vec::new());
+    for (position, name) in names.iter().enumerate() {
+        match pattern(position, name, &mut seen) {
+            Ok(pattern) => patterns.push(pattern),
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() { Ok(patterns) } else { Err(errors) }
+}
+
+fn pattern<'a>(position: usize, name: &'a Value, seen: &mut BTreeSet<&'a str>) -> Result<EventTypePattern, FieldError> {
+    let field = format!("event_type[{position}]");
+    let Value::String(text) = name else { return Err(FieldError::new(field, kind_of(name), "a string")) };
+    if !seen.insert(text) {
+        return Err(FieldError::new(field, quoted(text), "each event type once"));
+    }
+    text.parse::<EventTypePattern>().map_err(|invalid| FieldError::new(field, quoted(text), invalid.expected))
+}
+
+fn secret(value: Value) -> Result<Option<SecretString>, FieldError> {
+    let wrong = |found: String| Err(FieldError::new("secret", found, SECRET_EXPECTED));
+    match value {
+        Value::Null => Ok(None),
+        Value::String(text) => match text.chars().count() {
+            1..=MAX_SECRET_CHARS => Ok(Some(text.into())),
+            length => wrong(format!("a string of {length} characters")),
+        },
+        other => wrong(kind_of(&other)),
+    }
+}
+
+fn kind_of(value: &Value) -> String {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+    .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+    use serde_json::json;
+
+    use super::*;
+
+    fn create(body: &Value) -> Result<NewSubscription, Problem> {
+        new_subscription(body.to_string().as_bytes(), &|url| match url {
+            "refused" => Err(TargetRefused("not public".to_owned())),
+            url => Ok(url.to_owned()),
+        })
+    }
+
+    /// The problem's text for a body with one field replaced.
+    fn refusal(field: &str, value: Value) -> String {
+        let mut body = json!({"target_url": "https://example.com/"});
+        body[field] = value;
+        let problem = create(&body).expect_err(field);
+        assert_eq!(problem.kind(), Kind::InvalidField);
+        format!("{problem:?}")
+    }
+
+    #[test]
+    fn the_seeds_body_is_a_subscription() {
+        let body = json!({"target_url": "https://a.example/", "event_type": ["order.created"], "secret": "mysecret"});
+        let new = create(&body).unwrap();
+        assert_eq!(new.target_url, "https://a.example/");
+        assert_eq!(new.event_types[0].as_str(), "order.created");
+        assert_eq!(new.secret.unwrap().expose_secret(), "mysecret");
+    }
+
+    #[test]
+    fn only_the_target_is_required() {
+        let new = create(&json!({"target_url": "https://a.example/", "event_type": null, "secret": null})).unwrap();
+        assert!(new.event_types.is_empty() && new.secret.is_none());
+        assert_eq!(create(&json!({})).unwrap_err().kind(), Kind::InvalidField);
+    }
+
+    #[test]
+    fn wrong_fields_are_named_with_what_was_found_and_expected() {
+        assert!(refusal("target_url", json!(7)).contains("a number"));
+        assert!(refusal("target_url", json!(null)).contains("null"));
+        assert!(refusal("target_url", json!("refused")).contains("not public"));
+        assert!(refusal("event_type", json!("order.created")).contains("an array of strings"));
+        assert!(refusal("event_type", json!(["a", 1])).contains("event_type[1]"));
+        assert!(refusal("event_type", json!(["a b"])).contains("event_type[0]"));
+        assert!(refusal("event_type", json!(["a", "a"])).contains("each event type once"));
+        assert!(refusal("colour", json!("hunter2")).contains("colour"));
+    }
+
+    #[test]
+    fn every_wrong_field_is_named_at_once() {
+        let problem = create(&json!({"target_url": 1, "event_type": 2, "secret": 3})).unwrap_err();
+        let said = format!("{problem:?}");
+        assert!(["target_url", "event_type", "secret"].iter().all(|field| said.contains(field)), "{said}");
+    }
+
+    #[test]
+    fn limits_hold_at_their_edges() {
+        let with = |field: &str, value: Value| {
+            let mut body = json!({"target_url": "https://example.com/"});
+            body[field] = value;
+            create(&body).is_ok()
+        };
+        let types = |count: usize| json!((0..count).map(|i| format!("t{i}")).collect::<Vec<_>>());
+        assert!(with("event_type", types(MAX_EVENT_TYPES)) && !with("event_type", types(MAX_EVENT_TYPES + 1)));
+        assert!(with("secret", json!("é".repeat(MAX_SECRET_CHARS))));
+        assert!(!with("secret", json!("é".repeat(MAX_SECRET_CHARS + 1))) && !with("secret", json!("")));
+        assert!(with("target_url", json!("x".repeat(MAX_URL_CHARS))));
+        assert!(!with("target_url", json!("x".repeat(MAX_URL_CHARS + 1))));
+    }
+
+    #[test]
+    fn nothing_that_may_be_secret_is_shown() {
+        let long = "hunter2".repeat(100);
+        for (field, value) in [("secret", json!(long)), ("sekret", json!("hunter2")), ("secret", json!(["hunter2"]))] {
+            assert!(!refusal(field, value).contains("hunter2"));
+        }
+        let body = json!({"target_url": "https://user:hunter2@a.example/"});
+        let refused = new_subscription(body.to_string().as_bytes(), &|_| Err(TargetRefused("credentials".to_owned())));
+        assert!(!format!("{:?}", refused.unwrap_err()).contains("hunter2"));
+    }
+
+    #[test]
+    fn a_change_leaves_what_is_absent_and_enables() {
+        let accept = |url: &str| Ok(url.to_owned());
+        let change = |body: &str| super::change(body.as_bytes(), &accept).unwrap();
+        let seeds = change(r#"{"target_url":"https://b.example/","event_type":["order.updated"]}"#);
+        assert!(seeds.secret.is_none(), "the secret stays");
+        assert_eq!(seeds.disabled, Some(None));
+        assert!(matches!(change(r#"{"secret":null}"#).secret, Some(None)), "the secret goes");
+        assert!(change("{}").target_url.is_none());
+    }
+}

@@ -1,0 +1,167 @@
+//! A delivery as `hookpost listen` shows it: for people, or as a line of JSON.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use http::HeaderMap;
+use serde::Serialize;
+
+use crate::delivery::Timestamp;
+use crate::outbound::signing::{BadSignature, SigningKeys};
+
+/// Most of a body that is shown to people; `--json` shows all of it.
+const MAX_SHOWN_CHARS: usize = 4000;
+/// How far `webhook-timestamp` may be from now: what Standard Webhooks libraries allow.
+const TOLERANCE: Duration = Duration::from_secs(5 * 60);
+
+/// What came, and what it was answered.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    received_at: String,
+    pub webhook_id: Option<String>,
+    event_type: Option<String>,
+    attempt: Option<u32>,
+    /// `webhook-signature`.
+    standard_webhooks: Check,
+    /// `X-Hub-Signature-256`.
+    x_hub_signature_256: Check,
+    pub answered: u16,
+    /// As JSON when it is, as text when not.
+    body: serde_json::Value,
+}
+
+/// What can be said of a signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Check {
+    /// Made with the secret, over these bytes, just now.
+    Verified,
+    /// There is one, and no secret to check it with.
+    Unverified,
+    /// There is none.
+    Absent,
+    /// Not made with this secret over these bytes.
+    Bad,
+    /// Right, and too old or too new to be believed.
+    Stale,
+}
+
+impl Report {
+    pub fn new(headers: &HeaderMap, body: &[u8], keys: Option<&SigningKeys>, now: Timestamp) -> Self {
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        Self {
+            received_at: now.to_string(),
+            webhook_id: header("webhook-id").map(str::to_owned),
+            event_type: header("x-event-type").map(str::to_owned),
+            attempt: header("x-hookpost-attempt").and_then(|number| number.parse().ok()),
+            standard_webhooks: Check::new(header("webhook-signature"), keys, |keys, signatures| {
+                let signed =
+                    (header("webhook-id").unwrap_or_default(), header("webhook-timestamp").unwrap_or_default());
+                keys.verify_webhook_signature(signed, body, signatures, now, TOLERANCE).into()
+            }),
+            x_hub_signature_256: Check::new(header("x-hub-signature-256"), keys, |keys, signature| {
+                if keys.verify_hub_signature(body, signature) { Check::Verified } else { Check::Bad }
+            }),
+            answered: 200,
+            body: serde_json::from_slice(body).unwrap_or_else(|_| String::from_utf8_lossy(body).into()),
+        }
+    }
+
+    /// One line.
+    pub fn json(&self) -> String {
+        serde_json::to_string(self).map(|line| line + "\n").unwrap_or_default()
+    }
+
+    pub fn text(&self) -> String {
+        let (at, answered) = (&self.received_at, self.answered);
+        let event_type = self.event_type.as_deref().unwrap_or("(no event type)");
+        let mut text = format!("{at}  {event_type}");
+        if let Some(attempt) = self.attempt {
+            let _ = write!(text, "  attempt {attempt}");
+        }
+        let _ = writeln!(text, "  answered {answered}");
+        let _ = writeln!(text, "  webhook-id           {}", self.webhook_id.as_deref().unwrap_or("(none)"));
+        let _ = writeln!(text, "  webhook-signature    {}", self.standard_webhooks.words());
+        let _ = writeln!(text, "  X-Hub-Signature-256  {}", self.x_hub_signature_256.words());
+        for line in self.shown_body().lines() {
+            let _ = writeln!(text, "  {line}");
+        }
+        text + "\n"
+    }
+
+    fn shown_body(&self) -> String {
+        let whole = match &self.body {
+            serde_json::Value::String(text) => text.clone(),
+            json => serde_json::to_string_pretty(json).unwrap_or_default(),
+        };
+        // A body must not be able to drive the terminal.
+        let inert = |c: char| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c };
+        let mut shown: String = whole.chars().take(MAX_SHOWN_CHARS).map(inert).collect();
+        let cut = whole.chars().count().saturating_sub(MAX_SHOWN_CHARS);
+        if cut > 0 {
+            let _ = write!(shown, "\n… and {cut} more characters (--json shows all)");
+        }
+        shown
+    }
+}
+
+impl Check {
+    fn new(
+        signature: Option<&str>,
+        keys: Option<&SigningKeys>,
+        verify: impl FnOnce(&SigningKeys, &str) -> Self,
+    ) -> Self {
+        match (signature, keys) {
+            (None, _) => Self::Absent,
+            (Some(_), None) => Self::Unverified,
+            (Some(signature), Some(keys)) => verify(keys, signature),
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Verified => "verified",
+            Self::Unverified => "unverified (give the subscription's secret with --secret)",
+            Self::Absent => "none (the subscription has no secret)",
+            Self::Bad => "BAD: not made with this secret over this body",
+            Self::Stale => "STALE: right, but its webhook-timestamp is more than 5 minutes from now",
+        }
+    }
+}
+
+impl From<Result<(), BadSignature>> for Check {
+    fn from(verified: Result<(), BadSignature>) -> Self {
+        match verified {
+            Ok(()) => Self::Verified,
+            Err(BadSignature::Mismatch) => Self::Bad,
+            Err(BadSignature::OutsideTolerance) => Self::Stale,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(body: &[u8]) -> String {
+        Report::new(&HeaderMap::new(), body, None, Timestamp(0)).text()
+    }
+
+    #[test]
+    fn json_is_shown_pretty_and_other_bodies_as_they_are() {
+        assert!(shown(br#"{"a":[1]}"#).contains("  {\n    \"a\": [\n      1\n    ]\n  }\n"));
+        assert!(shown(b"plain text").contains("\n  plain text\n"));
+    }
+
+    #[test]
+    fn a_body_cannot_drive_the_terminal() {
+        assert!(!shown(b"\x1b[2J\x07").contains(['\x1b', '\x07']));
+        assert!(!shown(br#""\u001b[2J""#).contains('\x1b'));
+    }
+
+    #[test]
+    fn a_long_body_is_cut_and_says_so() {
+        assert!(shown(&[b'a'; MAX_SHOWN_CHARS]).ends_with("a\n\n"));
+        assert!(shown(&[b'a'; MAX_SHOWN_CHARS + 7]).contains("and 7 more characters"));
+    }
+}

@@ -1,0 +1,213 @@
+//! Names to addresses, with the guard in between: what this resolver answers is what gets dialled, at every connect, so
+//! a name that is pointed elsewhere after its subscription was made (DNS rebinding) is caught here.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::ResolverConfig;
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+use super::guard::{TargetPolicy, TargetRefused, local_name_refused};
+use super::target::is_local_name;
+
+/// Deadline of one lookup, all name servers and repetitions included. Below the connect timeout, so that a failure says
+/// that it was the name.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(4);
+/// Longest wait for one name server, whatever the system says: leaves time to ask another.
+const QUERY_TIMEOUT: Duration = Duration::from_millis(1500);
+/// An answer is asked for again after this, however long its owner lets it be kept: receivers move.
+const MAX_ANSWER_AGE: Duration = Duration::from_secs(300);
+/// The same for the answer that there is no such name, which is the one that people correct.
+const MAX_NEGATIVE_AGE: Duration = Duration::from_secs(10);
+/// Most addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 16;
+
+/// Why a name did not lead to an address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ResolveError {
+    /// The guard refuses it.
+    #[error(transparent)]
+    Refused(#[from] TargetRefused),
+    /// The name servers know no address of it.
+    #[error("the name has no address")]
+    NotFound,
+    /// They could not be asked, or could not tell.
+    #[error("the name servers gave no usable answer")]
+    Unavailable,
+    /// They did not answer in time.
+    #[error("the name servers did not answer in time")]
+    TimedOut,
+}
+
+/// Where addresses come from. A trait, so that tests can play name servers that turn on us.
+#[async_trait]
+pub(super) trait Lookup: Send + Sync + 'static {
+    async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError>;
+}
+
+/// What the HTTP client resolves with.
+pub(super) struct GuardedResolver<L> {
+    policy: Arc<TargetPolicy>,
+    lookup: Arc<L>,
+}
+
+impl<L: Lookup> GuardedResolver<L> {
+    pub fn new(policy: Arc<TargetPolicy>, lookup: L) -> Self {
+        Self { policy, lookup: Arc::new(lookup) }
+    }
+}
+
+impl<L: Lookup> Resolve for GuardedResolver<L> {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (policy, lookup) = (self.policy.clone(), self.lookup.clone());
+        Box::pin(async move {
+            let addresses = resolve(&policy, &*lookup, name.as_str()).await?;
+            // Port 0: the URL's own is used.
+            let addresses = addresses.into_iter().map(|address| SocketAddr::new(address, 0));
+            Ok(Box::new(addresses) as Addrs)
+        })
+    }
+}
+
+async fn resolve(policy: &TargetPolicy, lookup: &impl Lookup, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+    if is_local_name(name) {
+        let addresses = policy.loopback();
+        return if addresses.is_empty() { Err(local_name_refused(name).into()) } else { Ok(addresses) };
+    }
+    let lookup = tokio::time::timeout(LOOKUP_TIMEOUT, lookup.addresses(name));
+    let mut addresses = lookup.await.map_err(|_| ResolveError::TimedOut)??;
+    if addresses.is_empty() {
+        return Err(ResolveError::NotFound);
+    }
+    policy.check_answer(name, &addresses)?;
+    addresses.truncate(MAX_ADDRESSES);
+    Ok(addresses)
+}
+
+/// The hosts file and the name servers of the system.
+#[derive(Default)]
+pub(super) struct SystemDns {
+    resolver: OnceLock<TokioResolver>,
+}
+
+impl SystemDns {
+    /// A system without a resolver configuration, as in a bare container, still has its hosts file. It is not kept: the
+    /// configuration may come with the network, after us.
+    fn resolver(&self) -> Result<TokioResolver, ResolveError> {
+        if let Some(resolver) = self.resolver.get() {
+            return Ok(resolver.clone());
+        }
+        match configured() {
+            Ok(resolver) => Ok(self.resolver.get_or_init(|| resolver).clone()),
+            Err(error) => {
+                tracing::warn!(%error, "the system's resolver configuration cannot be read; using the hosts file alone");
+                hosts_alone().map_err(|_| ResolveError::Unavailable)
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Lookup for SystemDns {
+    async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        match self.resolver()?.lookup_ip(name).await {
+            Ok(answer) => Ok(answer.iter().collect()),
+            Err(error) if error.is_no_records_found() => Err(ResolveError::NotFound),
+            Err(NetError::Timeout) => Err(ResolveError::TimedOut),
+            Err(error) => {
+                tracing::debug!(%error, "a name could not be looked up");
+                Err(ResolveError::Unavailable)
+            }
+        }
+    }
+}
+
+fn configured() -> Result<TokioResolver, NetError> {
+    let mut builder = TokioResolver::builder_tokio()?;
+    let options = builder.options_mut();
+    options.timeout = options.timeout.min(QUERY_TIMEOUT);
+    options.positive_max_ttl = Some(MAX_ANSWER_AGE);
+    options.negative_max_ttl = Some(MAX_NEGATIVE_AGE);
+    builder.build()
+}
+
+fn hosts_alone() -> Result<TokioResolver, NetError> {
+    let nobody = ResolverConfig::from_name_servers(Vec::new());
+    TokioResolver::builder_with_config(nobody, TokioRuntimeProvider::default()).build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Name servers that answer this.
+    struct Answers(Result<Vec<IpAddr>, ResolveError>);
+
+    #[async_trait]
+    impl Lookup for Answers {
+        async fn addresses(&self, _: &str) -> Result<Vec<IpAddr>, ResolveError> {
+            self.0.clone()
+        }
+    }
+
+    /// Name servers that never answer.
+    struct Silence;
+
+    #[async_trait]
+    impl Lookup for Silence {
+        async fn addresses(&self, _: &str) -> Result<Vec<IpAddr>, ResolveError> {
+            std::future::pending().await
+        }
+    }
+
+    fn answers(addresses: &[&str]) -> Answers {
+        Answers(Ok(addresses.iter().map(|address| address.parse().unwrap()).collect()))
+    }
+
+    fn loopback_allowed() -> TargetPolicy {
+        TargetPolicy::new(vec!["127.0.0.0/8".parse().unwrap()])
+    }
+
+    #[tokio::test]
+    async fn public_answers_are_passed_on() {
+        let found = resolve(&TargetPolicy::default(), &answers(&["9.9.9.9", "2606:4700::1111"]), "example.com").await;
+        assert_eq!(found.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn one_private_address_refuses_the_whole_answer() {
+        for answer in [&["9.9.9.9", "10.0.0.1"][..], &["::ffff:169.254.169.254"], &["2606:4700::1111", "::1"]] {
+            let found = resolve(&TargetPolicy::default(), &answers(answer), "example.com").await;
+            assert!(matches!(found, Err(ResolveError::Refused(_))), "{answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_name_servers_are_not_asked_for_localhost() {
+        let found = resolve(&loopback_allowed(), &answers(&["9.9.9.9"]), "localhost").await;
+        assert_eq!(found, Ok(vec!["127.0.0.1".parse().unwrap()]));
+        let found = resolve(&TargetPolicy::default(), &answers(&["9.9.9.9"]), "a.localhost").await;
+        assert!(matches!(found, Err(ResolveError::Refused(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_name_servers_are_given_up_on() {
+        let found = resolve(&TargetPolicy::default(), &Silence, "example.com").await;
+        assert_eq!(found, Err(ResolveError::TimedOut));
+    }
+
+    #[tokio::test]
+    async fn an_empty_answer_is_no_address() {
+        assert_eq!(resolve(&TargetPolicy::default(), &answers(&[]), "a.example").await, Err(ResolveError::NotFound));
+    }
+
+    #[tokio::test]
+    async fn without_name_servers_a_lookup_fails_and_nothing_else_does() {
+        assert!(hosts_alone().unwrap().lookup_ip("no-such-host.invalid").await.is_err());
+    }
+}

@@ -1,0 +1,273 @@
+//! PostgreSQL, 14 or newer.
+//!
+//! One connection commits and thereby owns the store (`owner`, `commit`); a small pool reads and changes subscriptions
+//! (`reads`, `subscriptions`); what is long and rare, migrations, recovery and the janitor, opens a connection of its
+//! own (`recovery`, `partitions`, `janitor`). Every call ends within a deadline, whatever the server does.
+
+mod columns;
+mod commit;
+mod connection;
+mod error;
+mod janitor;
+mod owner;
+mod partitions;
+mod reads;
+mod recovery;
+mod rows;
+mod subscriptions;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use deadpool_postgres::{Object, Pool};
+use secrecy::SecretString;
+use tokio::time::timeout;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Error, Row};
+use uuid::Uuid;
+
+use self::connection::{Connector, MAINTENANCE_DEADLINE, Purpose, READ_DEADLINE, Session};
+use self::error::{is_missing_partition, pool_error, store_error, too_slow};
+use self::owner::{COMMIT_DEADLINE, Owner};
+use self::partitions::Cell;
+use super::{
+    BacklogPage, Batch, DeliveryRecord, JanitorCounts, NewSubscription, Pending, Recovery, Result, Store, StoreError,
+    SubscriptionChange,
+};
+use crate::delivery::{AttemptLog, Delivery, DeliveryId, Retry, Subscription, SubscriptionId, Timestamp};
+
+pub use self::connection::InvalidDatabaseUrl;
+
+mod schema {
+    refinery::embed_migrations!("migrations/postgres");
+}
+
+/// Held while the schema is migrated: refinery takes no lock itself. Waits for another process's migration, and the
+/// session's end gives it back.
+const MIGRATION_LOCK: &str = "SET lock_timeout = '30s'; SELECT pg_advisory_lock(1215261800, 0);
+     SET lock_timeout = '5s'; SET statement_timeout = 0";
+
+/// See the module's docs.
+pub struct PostgresStore {
+    connector: Connector,
+    pool: Pool,
+    owner: Owner,
+}
+
+impl PostgresStore {
+    /// Reads the URL. Nothing is connected to before it is needed, and nothing is changed before `migrate`.
+    pub fn connect(url: &SecretString) -> Result<Self, InvalidDatabaseUrl> {
+        let connector = Connector::parse(url)?;
+        Ok(Self { pool: connector.pool(), connector, owner: Owner::new() })
+    }
+
+    /// A statement on a connection of the pool. A connection that did not answer is not given back.
+    async fn rows(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
+        let client = self.pool.get().await.map_err(pool_error)?;
+        let query = async { client.query(&client.prepare_cached(sql).await?, params).await };
+        let answer = timeout(READ_DEADLINE, query).await;
+        match answer {
+            Ok(rows) => rows.map_err(store_error),
+            Err(_) => {
+                drop(Object::take(client));
+                Err(too_slow("a query"))
+            }
+        }
+    }
+
+    async fn maintenance(&self) -> Result<Session> {
+        self.connector.open(Purpose::Maintenance).await
+    }
+
+    /// One try at a commit. When it had no answer the connection is given up, so that it cannot take effect later
+    /// than the next `acquire`.
+    async fn try_commit(&self, batch: &Batch) -> Result<Result<(), Error>> {
+        let writer = self.owner.writer().await?;
+        let commit = writer.statements.commit(&writer.session.client, batch);
+        let answer = timeout(COMMIT_DEADLINE, commit).await;
+        if answer.is_err() || writer.session.client.is_closed() {
+            self.owner.give_up(&writer).await;
+        }
+        answer.map_err(|_| too_slow("a commit"))
+    }
+
+    async fn make_partitions(&self, cells: impl Iterator<Item = Cell>) -> Result<u64> {
+        let mut session = self.maintenance().await?;
+        within(MAINTENANCE_DEADLINE, "making partitions", partitions::ensure(&mut session.client, cells)).await
+    }
+}
+
+async fn within<T>(deadline: Duration, what: &str, work: impl Future<Output = Result<T, Error>>) -> Result<T> {
+    timeout(deadline, work).await.map_err(|_| too_slow(what))?.map_err(store_error)
+}
+
+/// The cells of the rows that a batch appends.
+fn cells(batch: &Batch) -> impl Iterator<Item = Cell> {
+    let mut cells: Vec<_> = batch.deliveries.iter().map(|row| Cell::of(row.id.0)).collect();
+    cells.extend(batch.logs.iter().map(|row| Cell::of(row.id)));
+    cells.sort_unstable();
+    cells.dedup();
+    cells.into_iter()
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    fn name(&self) -> &'static str {
+        "postgres"
+    }
+
+    async fn migrate(&self, now: Timestamp) -> Result<()> {
+        let mut session = self.maintenance().await?;
+        let client = &mut session.client;
+        let work = async {
+            client.batch_execute(MIGRATION_LOCK).await.map_err(store_error)?;
+            let migrated = schema::migrations::runner().run_async(client).await;
+            migrated.map_err(|error| StoreError::Unavailable(format!("migrating: {}", with_causes(&error))))?;
+            partitions::ensure(client, Cell::needed_at(now)).await.map_err(store_error)
+        };
+        timeout(MAINTENANCE_DEADLINE, work).await.map_err(|_| too_slow("migrating"))??;
+        Ok(())
+    }
+
+    async fn ping(&self) -> Result<()> {
+        let both = async {
+            let found = self.rows("SELECT current_setting('transaction_read_only') = 'on'", &[]).await?;
+            if found.first().is_some_and(|row| row.get(0)) {
+                return Err(StoreError::Unavailable("the server can only be read: a standby?".to_owned()));
+            }
+            self.owner.ping().await
+        };
+        timeout(READ_DEADLINE, both).await.map_err(|_| too_slow("a ping"))?
+    }
+
+    async fn acquire(&self) -> Result<bool> {
+        self.owner.acquire(&self.connector).await
+    }
+
+    async fn commit(&self, batch: &Batch) -> Result<()> {
+        match self.try_commit(batch).await? {
+            Err(error) if is_missing_partition(&error) => {
+                self.make_partitions(cells(batch)).await?;
+                self.try_commit(batch).await?.map_err(store_error)
+            }
+            done => done.map_err(store_error),
+        }
+    }
+
+    async fn stored(&self, ids: &[DeliveryId]) -> Result<Vec<DeliveryId>> {
+        self.which_are_stored(ids).await
+    }
+
+    async fn create_subscription(&self, new: NewSubscription, now: Timestamp) -> Result<Subscription> {
+        self.insert_subscription(new, now).await
+    }
+
+    async fn subscription(&self, id: SubscriptionId) -> Result<Option<Subscription>> {
+        self.read_subscription(id).await
+    }
+
+    async fn subscriptions(&self, after: Option<SubscriptionId>, limit: usize) -> Result<Vec<Subscription>> {
+        self.list_subscriptions(after.map(|id| id.0), limit).await
+    }
+
+    async fn update_subscription(
+        &self,
+        id: SubscriptionId,
+        change: SubscriptionChange,
+        now: Timestamp,
+    ) -> Result<Option<Subscription>> {
+        self.change_subscription(id, change, now).await
+    }
+
+    async fn delete_subscription(&self, id: SubscriptionId) -> Result<bool> {
+        self.remove_subscription(id).await
+    }
+
+    async fn subscription_versions(&self, ids: &[SubscriptionId]) -> Result<Vec<(SubscriptionId, i64)>> {
+        self.versions(ids).await
+    }
+
+    async fn recovery(&self) -> Result<Recovery> {
+        let session = self.maintenance().await?;
+        within(MAINTENANCE_DEADLINE, "recovery", recovery::read(&session.client)).await
+    }
+
+    async fn pending(&self, id: SubscriptionId, retry_limit: usize) -> Result<Pending> {
+        self.read_pending(id, retry_limit).await
+    }
+
+    async fn backlog_page(
+        &self,
+        id: SubscriptionId,
+        after: DeliveryId,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<BacklogPage> {
+        self.read_backlog(id, after, limit, max_bytes).await
+    }
+
+    async fn retries(&self, id: SubscriptionId, limit: usize) -> Result<Vec<Retry>> {
+        self.read_retries(id, limit).await
+    }
+
+    async fn retry_payloads(&self, ids: &[DeliveryId]) -> Result<Vec<Delivery>> {
+        self.read_retry_payloads(ids).await
+    }
+
+    async fn subscriptions_due(&self, before: Timestamp, limit: usize) -> Result<Vec<SubscriptionId>> {
+        self.read_due(before, limit).await
+    }
+
+    async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>> {
+        self.read_delivery(id).await
+    }
+
+    async fn logs(&self, id: SubscriptionId, before: Option<Uuid>, limit: usize) -> Result<Vec<AttemptLog>> {
+        self.read_logs(id, before, limit).await
+    }
+
+    async fn prepare(&self, now: Timestamp) -> Result<JanitorCounts> {
+        let partitions_created = self.make_partitions(Cell::needed_at(now)).await?;
+        Ok(JanitorCounts { partitions_created, ..JanitorCounts::default() })
+    }
+
+    async fn expire(&self, cutoff: Timestamp, now: Timestamp, limit: usize) -> Result<JanitorCounts> {
+        let session = self.maintenance().await?;
+        let search = janitor::unfinished(&session.client, cutoff, limit);
+        let found = within(MAINTENANCE_DEADLINE, "looking for what expired", search).await?;
+        if found.is_empty() {
+            return Ok(JanitorCounts::default());
+        }
+        let writer = self.owner.writer().await?;
+        let end = || timeout(COMMIT_DEADLINE, janitor::end(&writer, &found, now));
+        let mut ended = end().await.map_err(|_| too_slow("ending what expired"))?;
+        if ended.as_ref().is_err_and(is_missing_partition) {
+            self.make_partitions(std::iter::once(Cell::at(now))).await?;
+            ended = end().await.map_err(|_| too_slow("ending what expired"))?;
+        }
+        let expired = ended.map_err(store_error)?;
+        Ok(JanitorCounts { expired, more: found.len() == limit, ..JanitorCounts::default() })
+    }
+
+    async fn prune(&self, cutoff: Timestamp, _limit: usize) -> Result<JanitorCounts> {
+        let session = self.maintenance().await?;
+        let pruned = timeout(MAINTENANCE_DEADLINE, janitor::prune(&session.client, cutoff)).await;
+        pruned.map_err(|_| too_slow("pruning"))?
+    }
+
+    async fn close(&self) {
+        self.owner.close().await;
+        self.pool.close();
+    }
+}
+
+/// refinery says which migration failed, and its cause says why.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,139 @@
+//! The sole right to commit: a session's advisory lock, held by the very connection that every commit goes through.
+//!
+//! Who loses the connection loses the right with it, and who has the right knows that no earlier owner's commit is
+//! still under way: the server frees the lock only when it is done with the session that held it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use tokio_postgres::Error;
+
+use super::super::{Result, StoreError};
+use super::commit::Statements;
+use super::connection::{Connector, Purpose, READ_DEADLINE, Session};
+use super::error::{store_error, too_slow};
+
+/// How long a commit may take, or the question whether the connection is alive. Above the server's own limit for a
+/// statement; past it the connection is given up, and what became of the commit is found out after the next `acquire`.
+pub(super) const COMMIT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The lock belongs to the table, so that services in different schemas of a database have one each.
+const TRY_LOCK: &str = "SELECT pg_try_advisory_lock(1215261800, 'deliveries'::regclass::oid::integer),
+     pg_backend_pid(), (SELECT backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid())";
+/// Ends our own last session, if it is still there: it may wait for a client that is long gone.
+const END_PREDECESSOR: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+     WHERE pid = $1 AND backend_start::text = $2";
+
+/// The connection that commits.
+pub(super) struct Writer {
+    pub session: Session,
+    pub statements: Statements,
+    backend: Backend,
+}
+
+/// A session as the server names it; process ids alone come round again.
+type Backend = (i32, String);
+
+enum State {
+    /// Never had the right, or found that another has it.
+    Stranger,
+    /// Had it, and lost the connection. The server may not have noticed yet.
+    Lost(Backend),
+    Owner(Arc<Writer>),
+}
+
+pub(super) struct Owner {
+    state: Mutex<State>,
+}
+
+impl Owner {
+    pub fn new() -> Self {
+        Self { state: Mutex::new(State::Stranger) }
+    }
+
+    /// Takes the right, or makes sure that it is still held; `false` when another session has it.
+    pub async fn acquire(&self, connector: &Connector) -> Result<bool> {
+        let mut state = self.state.lock().await;
+        if let State::Owner(writer) = &*state {
+            if writer.is_alive().await {
+                return Ok(true);
+            }
+            writer.session.abandon();
+            *state = State::Lost(writer.backend.clone());
+        }
+        let session = connector.open(Purpose::Writer).await?;
+        let last = if let State::Lost(backend) = &*state { Some(backend) } else { None };
+        let taken = timeout(READ_DEADLINE, take(&session, last)).await.map_err(|_| too_slow("acquiring the store"))?;
+        match taken.map_err(store_error)? {
+            Attempt::Taken(backend, statements) => {
+                *state = State::Owner(Arc::new(Writer { session, statements, backend }));
+                return Ok(true);
+            }
+            Attempt::HeldByOurLast => {}
+            Attempt::HeldByAnother => *state = State::Stranger,
+        }
+        Ok(false)
+    }
+
+    /// The connection to commit on.
+    pub async fn writer(&self) -> Result<Arc<Writer>> {
+        match &*self.state.lock().await {
+            State::Owner(writer) if writer.session.client.is_closed() => Err(gone()),
+            State::Owner(writer) => Ok(writer.clone()),
+            State::Lost(_) => Err(gone()),
+            State::Stranger => Err(StoreError::NotOwner),
+        }
+    }
+
+    /// Gives up a connection that did not answer: nothing more may be sent on it, and its right ends with it.
+    pub async fn give_up(&self, lost: &Writer) {
+        lost.session.abandon();
+        let mut state = self.state.lock().await;
+        if matches!(&*state, State::Owner(writer) if writer.backend == lost.backend) {
+            *state = State::Lost(lost.backend.clone());
+        }
+    }
+
+    /// Whether it has the right and can use it; nothing to complain about when it never had it.
+    pub async fn ping(&self) -> Result<()> {
+        match self.writer().await {
+            Ok(writer) if !writer.is_alive().await => Err(gone()),
+            Ok(_) | Err(StoreError::NotOwner) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives the right back.
+    pub async fn close(&self) {
+        *self.state.lock().await = State::Stranger;
+    }
+}
+
+impl Writer {
+    async fn is_alive(&self) -> bool {
+        matches!(timeout(COMMIT_DEADLINE, self.session.client.simple_query("")).await, Ok(Ok(_)))
+    }
+}
+
+enum Attempt {
+    Taken(Backend, Statements),
+    HeldByOurLast,
+    HeldByAnother,
+}
+
+async fn take(session: &Session, last: Option<&Backend>) -> Result<Attempt, Error> {
+    let row = session.client.query_one(TRY_LOCK, &[]).await?;
+    if row.get(0) {
+        let statements = Statements::prepare(&session.client).await?;
+        return Ok(Attempt::Taken((row.get(1), row.get(2)), statements));
+    }
+    let Some((pid, started)) = last else { return Ok(Attempt::HeldByAnother) };
+    let ended = session.client.query(END_PREDECESSOR, &[pid, started]).await?;
+    Ok(if ended.is_empty() { Attempt::HeldByAnother } else { Attempt::HeldByOurLast })
+}
+
+fn gone() -> StoreError {
+    StoreError::Unavailable("the connection that commits is gone".to_owned())
+}

@@ -1,0 +1,134 @@
+//! What actors and pages read. Every query is on an index and bounded.
+//!
+//! Two habits here make plans independent of statistics, which a partition that is an hour old does not have: ordering
+//! by `(subscription_id, id)` as a row, which only the index on both can give; and "has no log" as a scalar
+//! subquery, which is answered by the index row by row and never by reading a whole partition of logs.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::super::{BacklogPage, DeliveryRecord, Pending, Result};
+use super::PostgresStore;
+use super::rows::{self, ATTEMPT, RETRY, get};
+use super::subscriptions::limit_of;
+use crate::delivery::{AttemptLog, Delivery, DeliveryId, Retry, SubscriptionId, Timestamp};
+
+/// How far a log's id may be behind the id of its delivery: the clocks of two nodes may differ. Attempts come after the
+/// acceptance, so that logs are only looked for from here on.
+const CLOCK_SKEW: Duration = Duration::from_hours(1);
+
+/// The lowest id that a log of a delivery with an id above this one can have.
+pub(super) fn log_floor(id: DeliveryId) -> Uuid {
+    DeliveryId::floor_at(id.accepted_at() - CLOCK_SKEW).0
+}
+
+impl PostgresStore {
+    pub(super) async fn which_are_stored(&self, ids: &[DeliveryId]) -> Result<Vec<DeliveryId>> {
+        let asked: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+        let found = self.rows("SELECT id FROM deliveries WHERE id = ANY($1)", &[&asked]).await?;
+        let found: HashSet<Uuid> = found.iter().map(|row| get(row, "id")).collect::<Result<_>>()?;
+        Ok(ids.iter().copied().filter(|id| found.contains(&id.0)).collect())
+    }
+
+    pub(super) async fn read_pending(&self, id: SubscriptionId, retry_limit: usize) -> Result<Pending> {
+        let found = self.rows("SELECT position FROM positions WHERE subscription_id = $1", &[&id.0]).await?;
+        let position = found.first().map(|row| get(row, "position").map(DeliveryId)).transpose()?;
+        Ok(Pending { position, retries: self.read_retries(id, retry_limit).await? })
+    }
+
+    /// One row more than asked for tells whether there is more. Payloads are read only of the rows that are returned.
+    pub(super) async fn read_backlog(
+        &self,
+        id: SubscriptionId,
+        after: DeliveryId,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<BacklogPage> {
+        const SQL: &str = "SELECT id, event_type, payload, found FROM (
+                 SELECT *, row_number() OVER page AS place, sum(octet_length(payload)) OVER page AS bytes,
+                     count(*) OVER () AS found
+                 FROM (
+                     SELECT d.id, d.event_type, d.payload FROM deliveries d
+                     WHERE (d.subscription_id, d.id) > ($1, $2) AND (d.subscription_id, d.id) <= ($1, $6)
+                         AND d.id > $2
+                         AND (SELECT true FROM delivery_logs l WHERE l.delivery_id = d.id AND l.id >= $5 LIMIT 1) IS NULL
+                     ORDER BY d.subscription_id, d.id LIMIT $3::bigint + 1
+                 ) untried WINDOW page AS (ORDER BY id)
+             ) sized WHERE place <= $3 AND (place = 1 OR bytes <= $4::bigint) ORDER BY id";
+        let (floor, last) = (log_floor(after), Uuid::max());
+        let found =
+            self.rows(SQL, &[&id.0, &after.0, &limit_of(limit.max(1)), &limit_of(max_bytes), &floor, &last]).await?;
+        let untried: i64 = found.first().map_or(Ok(0), |row| get(row, "found"))?;
+        let deliveries = found.iter().map(|row| rows::delivery(row, id)).collect::<Result<Vec<_>>>()?;
+        Ok(BacklogPage { complete: limit_of(deliveries.len()) == untried, deliveries })
+    }
+
+    pub(super) async fn read_retries(&self, id: SubscriptionId, limit: usize) -> Result<Vec<Retry>> {
+        let sql = format!(
+            "SELECT {RETRY} FROM retries WHERE subscription_id = $1
+             ORDER BY subscription_id, next_attempt_at, delivery_id LIMIT $2"
+        );
+        self.rows(&sql, &[&id.0, &limit_of(limit)]).await?.iter().map(rows::retry).collect()
+    }
+
+    pub(super) async fn read_retry_payloads(&self, ids: &[DeliveryId]) -> Result<Vec<Delivery>> {
+        // The condition on the deliveries' own ids is what leaves out all partitions but theirs.
+        const SQL: &str = "SELECT d.id, d.subscription_id, d.event_type, d.payload
+             FROM deliveries d JOIN retries r ON r.delivery_id = d.id WHERE d.id = ANY($1) AND r.delivery_id = ANY($1)";
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+        let found = self.rows(SQL, &[&ids]).await?;
+        found.iter().map(|row| rows::delivery(row, SubscriptionId(get(row, "subscription_id")?))).collect()
+    }
+
+    pub(super) async fn read_due(&self, before: Timestamp, limit: usize) -> Result<Vec<SubscriptionId>> {
+        const SQL: &str = "SELECT r.subscription_id FROM retries r
+             JOIN subscriptions s ON s.id = r.subscription_id AND s.disabled IS NULL
+             WHERE r.next_attempt_at < $1
+             GROUP BY r.subscription_id ORDER BY min(r.next_attempt_at), r.subscription_id LIMIT $2";
+        let found = self.rows(SQL, &[&before.0, &limit_of(limit)]).await?;
+        found.iter().map(|row| get(row, "subscription_id").map(SubscriptionId)).collect()
+    }
+
+    pub(super) async fn read_delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>> {
+        const SQL: &str = "SELECT d.id, d.subscription_id, d.event_type, r.delivery_id, r.attempt_number,
+                 r.next_attempt_at, EXISTS (SELECT FROM subscriptions s WHERE s.id = d.subscription_id) AS subscribed
+             FROM deliveries d LEFT JOIN retries r ON r.delivery_id = d.id WHERE d.id = $1";
+        let found = self.rows(SQL, &[&id.0]).await?;
+        let Some(row) = found.first() else { return Ok(None) };
+        let retrying = get::<Option<Uuid>>(row, "delivery_id")?.is_some();
+        let retry = retrying.then(|| rows::retry(row)).transpose()?;
+        let attempts = self.read_attempts(id).await?;
+        // The attempts were read a moment later: what was planned may have happened since.
+        let ahead = |retry: &Retry| attempts.iter().all(|attempt| attempt.attempt_number < retry.attempt_number);
+        Ok(Some(DeliveryRecord {
+            id,
+            subscription_id: SubscriptionId(get(row, "subscription_id")?),
+            event_type: get::<Option<String>>(row, "event_type")?.map(Into::into),
+            retry: retry.filter(ahead),
+            subscription_exists: get(row, "subscribed")?,
+            attempts,
+        }))
+    }
+
+    async fn read_attempts(&self, id: DeliveryId) -> Result<Vec<AttemptLog>> {
+        let sql = format!("SELECT {ATTEMPT} FROM delivery_logs WHERE delivery_id = $1 AND id >= $2 ORDER BY id");
+        self.rows(&sql, &[&id.0, &log_floor(id)]).await?.iter().map(rows::attempt).collect()
+    }
+
+    pub(super) async fn read_logs(
+        &self,
+        id: SubscriptionId,
+        before: Option<Uuid>,
+        limit: usize,
+    ) -> Result<Vec<AttemptLog>> {
+        let sql = format!(
+            "SELECT {ATTEMPT} FROM delivery_logs
+             WHERE (subscription_id, id) < ($1, $2) AND (subscription_id, id) >= ($1, $4) AND id < $2
+             ORDER BY subscription_id DESC, id DESC LIMIT $3"
+        );
+        let before = before.unwrap_or(Uuid::max());
+        self.rows(&sql, &[&id.0, &before, &limit_of(limit), &Uuid::nil()]).await?.iter().map(rows::attempt).collect()
+    }
+}

@@ -1,0 +1,89 @@
+//! Rows turned into the field's nouns.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio_postgres::Row;
+use tokio_postgres::types::FromSqlOwned;
+use uuid::Uuid;
+
+use super::super::{Result, StoreError};
+use crate::delivery::{AttemptLog, Delivery, DeliveryId, Outcome, Retry, Subscription, SubscriptionId, Timestamp};
+
+/// What [`subscription`] reads.
+pub(super) const SUBSCRIPTION: &str = "id, target_url, event_types, secret, disabled, version, created_at, updated_at";
+/// What [`retry`] reads.
+pub(super) const RETRY: &str = "delivery_id, subscription_id, attempt_number, next_attempt_at";
+/// What [`attempt`] reads.
+pub(super) const ATTEMPT: &str = "id, delivery_id, subscription_id, target_url, timestamp, attempt_number, outcome,
+     http_status, error_details, duration_ms, response_body";
+
+/// A column's value, or what is wrong with it.
+pub(super) fn get<T: FromSqlOwned>(row: &Row, column: &str) -> Result<T> {
+    row.try_get(column).map_err(|error| StoreError::Corrupt(format!("{column}: {error}")))
+}
+
+fn corrupt(column: &str, found: &impl std::fmt::Debug) -> StoreError {
+    StoreError::Corrupt(format!("{column} is {found:?}"))
+}
+
+fn count<T: TryFrom<i32>>(row: &Row, column: &str) -> Result<T> {
+    let found = get(row, column)?;
+    T::try_from(found).map_err(|_| corrupt(column, &found))
+}
+
+fn shared(text: Option<String>) -> Option<Arc<str>> {
+    text.map(Arc::from)
+}
+
+pub(super) fn subscription(row: &Row) -> Result<Subscription> {
+    let event_types: Vec<String> = get(row, "event_types")?;
+    let parse = |pattern: &String| pattern.parse().map_err(|_| corrupt("event_types", pattern));
+    let disabled: Option<String> = get(row, "disabled")?;
+    Ok(Subscription {
+        id: SubscriptionId(get(row, "id")?),
+        target_url: get::<String>(row, "target_url")?.into(),
+        event_types: event_types.iter().map(parse).collect::<Result<_>>()?,
+        secret: get::<Option<String>>(row, "secret")?.map(Into::into),
+        disabled: disabled.map(|word| word.parse().map_err(StoreError::Corrupt)).transpose()?,
+        version: get(row, "version")?,
+        created_at: Timestamp(get(row, "created_at")?),
+        updated_at: Timestamp(get(row, "updated_at")?),
+    })
+}
+
+pub(super) fn delivery(row: &Row, subscription_id: SubscriptionId) -> Result<Delivery> {
+    Ok(Delivery {
+        id: DeliveryId(get(row, "id")?),
+        subscription_id,
+        event_type: shared(get(row, "event_type")?),
+        payload: Bytes::from(get::<Vec<u8>>(row, "payload")?),
+    })
+}
+
+pub(super) fn retry(row: &Row) -> Result<Retry> {
+    Ok(Retry {
+        delivery_id: DeliveryId(get(row, "delivery_id")?),
+        subscription_id: SubscriptionId(get(row, "subscription_id")?),
+        attempt_number: count(row, "attempt_number")?,
+        next_attempt_at: Timestamp(get(row, "next_attempt_at")?),
+    })
+}
+
+pub(super) fn attempt(row: &Row) -> Result<AttemptLog> {
+    let outcome = get(row, "outcome")?;
+    let status: Option<i16> = get(row, "http_status")?;
+    Ok(AttemptLog {
+        id: get::<Uuid>(row, "id")?,
+        delivery_id: DeliveryId(get(row, "delivery_id")?),
+        subscription_id: SubscriptionId(get(row, "subscription_id")?),
+        target_url: get::<String>(row, "target_url")?.into(),
+        timestamp: Timestamp(get(row, "timestamp")?),
+        attempt_number: count(row, "attempt_number")?,
+        outcome: Outcome::from_code(outcome).ok_or_else(|| corrupt("outcome", &outcome))?,
+        http_status: status.map(|s| u16::try_from(s).map_err(|_| corrupt("http_status", &s))).transpose()?,
+        error_details: get(row, "error_details")?,
+        duration_ms: count(row, "duration_ms")?,
+        response_body: get(row, "response_body")?,
+    })
+}

@@ -1,0 +1,265 @@
+//! Starts the whole service on either store, and speaks to it as a producer or an operator would.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hookpost::config::{Config, LogFormat};
+use hookpost::service::Service;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::receiver::PATIENCE;
+
+/// Which store a test runs on.
+#[derive(Clone, Copy, Debug)]
+pub enum Backend {
+    Sqlite,
+    Postgres,
+}
+
+/// Stamps out each test for both stores.
+macro_rules! on_both_stores {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name($crate::app::Backend::Sqlite).await })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name($crate::app::Backend::Postgres).await })*
+        }
+    };
+}
+pub(crate) use on_both_stores;
+
+/// Where a service keeps its data; it outlives the service, and is removed with the test.
+pub struct Home {
+    dir: TempDir,
+    database: Option<Database>,
+}
+
+struct Database {
+    admin_url: String,
+    name: String,
+}
+
+impl Home {
+    pub async fn new(backend: Backend) -> Arc<Self> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let database = match backend {
+            Backend::Sqlite => None,
+            Backend::Postgres => Some(Database::create().await),
+        };
+        Arc::new(Self { dir, database })
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub fn database_url(&self) -> Option<String> {
+        self.database.as_ref().map(Database::url)
+    }
+}
+
+impl Database {
+    async fn create() -> Self {
+        let admin_url = test_url("TEST_DATABASE_URL");
+        let name = format!("it_{}", uuid::Uuid::now_v7().simple());
+        execute(&admin_url, &format!("CREATE DATABASE {name}")).await;
+        Self { admin_url, name }
+    }
+
+    fn url(&self) -> String {
+        let mut url = url::Url::parse(&self.admin_url).expect("TEST_DATABASE_URL is a URL");
+        url.set_path(&self.name);
+        url.to_string()
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let (url, name) = (self.admin_url.clone(), self.name.clone());
+        // A runtime of its own: the test's may be gone.
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(execute(&url, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")));
+        });
+        let _ = dropped.join();
+    }
+}
+
+async fn execute(url: &str, statement: &str) {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("PostgreSQL answers");
+    let driver = tokio::spawn(connection);
+    client.batch_execute(statement).await.expect("the statement is valid");
+    driver.abort();
+}
+
+/// A service that the tests need, from the environment that `make test` sets.
+#[expect(clippy::disallowed_methods, reason = "the test's own environment, not the service's")]
+pub fn test_url(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("set {name}, or run `make test`, which starts what is needed"))
+}
+
+/// A running service, and a client for it.
+pub struct App {
+    pub home: Arc<Home>,
+    pub config: Config,
+    service: Service,
+    client: reqwest::Client,
+}
+
+/// What a test wants to be different.
+pub struct Builder {
+    home: Arc<Home>,
+    config: Config,
+}
+
+impl Builder {
+    pub async fn new(backend: Backend) -> Self {
+        Self::at(Home::new(backend).await)
+    }
+
+    /// A service over data that is there already.
+    pub fn at(home: Arc<Home>) -> Self {
+        let config = Config {
+            listen: "127.0.0.1:0".parse().expect("an address"),
+            data_dir: home.data_dir(),
+            database_url: home.database_url().map(Into::into),
+            redis_url: None,
+            retry_schedule: "10s".parse().expect("a schedule"),
+            attempt_timeout: Duration::from_secs(5),
+            retention: Duration::from_secs(72 * 3600),
+            allow_targets: vec!["127.0.0.0/8".parse().expect("a network")],
+            dev: true,
+            log: "hookpost=warn".to_owned(),
+            log_format: LogFormat::Pretty,
+        };
+        Self { home, config }
+    }
+
+    pub fn schedule(mut self, schedule: &str) -> Self {
+        self.config.retry_schedule = schedule.parse().expect("a schedule");
+        self
+    }
+
+    pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.config.attempt_timeout = timeout;
+        self
+    }
+
+    pub fn redis(mut self, url: &str) -> Self {
+        self.config.redis_url = Some(url.to_owned().into());
+        self
+    }
+
+    pub fn deny_private_targets(mut self) -> Self {
+        self.config.allow_targets.clear();
+        self
+    }
+
+    pub async fn start(self) -> App {
+        let service = Service::start(self.config.clone()).await.expect("the service starts");
+        App { home: self.home, config: self.config, service, client: client() }
+    }
+}
+
+pub fn client() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client")
+}
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: reqwest::header::HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error} in {self:?}"))
+    }
+
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        if self.text.is_empty() { Value::Null } else { self.json() }
+    }
+}
+
+pub async fn send(request: reqwest::RequestBuilder) -> Answer {
+    let response = request.send().await.expect("an answer");
+    let (status, headers) = (response.status(), response.headers().clone());
+    Answer { status, headers, text: response.text().await.expect("a body") }
+}
+
+impl App {
+    pub async fn start(backend: Backend) -> Self {
+        Builder::new(backend).await.start().await
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.service.local_addr())
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method, self.url(path))
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        send(self.request(Method::GET, path)).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        send(self.request(Method::POST, path).json(&body)).await
+    }
+
+    pub async fn put(&self, path: &str, body: Value) -> Answer {
+        send(self.request(Method::PUT, path).json(&body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        send(self.request(Method::DELETE, path)).await
+    }
+
+    /// A subscription without a secret that wants every event; its id.
+    pub async fn subscribe(&self, target_url: &str) -> i64 {
+        let created = self.post("/subscriptions", json!({ "target_url": target_url })).await.expect(201);
+        created["id"].as_i64().expect("an id")
+    }
+
+    /// Ingests an event that must be accepted; the delivery's id.
+    pub async fn ingest(&self, subscription: i64, event: Value) -> String {
+        let accepted = self.post(&format!("/ingest/{subscription}"), event).await.expect(202);
+        accepted["delivery_id"].as_str().expect("an id").to_owned()
+    }
+
+    pub async fn status(&self, delivery: &str) -> Value {
+        self.get(&format!("/status/{delivery}")).await.expect(200)
+    }
+
+    /// The delivery's status once it is in this state. The log is written after the receiver has answered, so a test
+    /// that has seen the receipt may be a moment early.
+    pub async fn status_when(&self, delivery: &str, state: &str) -> Value {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let status = self.status(delivery).await;
+            if status["state"] == state {
+                return status;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "not {state}: {status}");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Stops it as SIGTERM does.
+    pub async fn stop(self) -> Builder {
+        self.service.stop().await;
+        Builder { home: self.home, config: self.config }
+    }
+}

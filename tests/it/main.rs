@@ -1,0 +1,10 @@
+//! The whole service over real sockets and real stores; files mirror the routes and the promises.
+
+mod app;
+mod bad_input;
+mod crash;
+mod cross_process;
+mod delivery;
+mod receiver;
+mod restart;
+mod seed;

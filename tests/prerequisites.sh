@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Makes sure that this machine has what building and testing needs: a C compiler (SQLite and ring are built from
+# source), PostgreSQL's server and Redis. On Debian and Ubuntu the missing ones are installed; elsewhere it says what to
+# install. Does nothing, quickly, when everything is there.
+set -euo pipefail
+
+say() { echo "prerequisites: $*" >&2; }
+
+# Debian keeps the server's binaries off the PATH, a directory for each major version.
+have_postgres() {
+  command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null
+}
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+install_packages() {
+  local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0)
+  # Without lists (a fresh container) there is nothing to install from; with old ones a version may be gone.
+  as_root "${apt[@]}" update || say "apt-get update failed; trying with the package lists that are there"
+  as_root "${apt[@]}" install --yes --no-install-recommends "$@"
+}
+
+if ! command -v cargo >/dev/null; then
+  say "cargo is not on the PATH: install Rust 1.95 or newer from https://rustup.rs"
+  exit 1
+fi
+
+packages=()
+command -v cc >/dev/null || packages+=(gcc libc6-dev)
+# A server that runs already stands in for ours. Redis is wanted all the same: its tests kill and restart one of their own.
+[ -n "${TEST_DATABASE_URL:-}" ] || have_postgres || packages+=(postgresql)
+command -v redis-server >/dev/null || packages+=(redis-server)
+[ ${#packages[@]} -gt 0 ] || exit 0
+
+if ! command -v apt-get >/dev/null; then
+  say "install these with this system's package manager, then try again: ${packages[*]} (names as on Debian)"
+  exit 1
+fi
+say "installing ${packages[*]}"
+if ! install_packages "${packages[@]}" </dev/null >&2; then
+  say "could not install ${packages[*]}: install them by hand, then try again"
+  exit 1
+fi

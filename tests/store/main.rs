@@ -1,0 +1,132 @@
+//! The store's rules, checked on both backends: each rule is written once, in `suite/`, and run as `sqlite::…` and
+//! `postgres::…`. A rule that is not listed below is dead code, and the build says so.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod backend;
+mod fixtures;
+mod postgres_only;
+mod suite;
+
+/// Stamps every rule out as a test of each backend.
+macro_rules! conformance {
+    ($($topic:ident { $($rule:ident,)+ })+) => {
+        mod sqlite {
+            $(mod $topic { $(
+                #[tokio::test]
+                async fn $rule() {
+                    let backend = crate::backend::Backend::sqlite();
+                    backend.check(crate::suite::$topic::$rule(&backend)).await;
+                }
+            )+ })+
+        }
+        mod postgres {
+            $(mod $topic { $(
+                #[tokio::test]
+                async fn $rule() {
+                    let backend = crate::backend::Backend::postgres().await;
+                    backend.check(crate::suite::$topic::$rule(&backend)).await;
+                }
+            )+ })+
+        }
+    };
+}
+
+conformance! {
+    commit {
+        a_delivery_and_its_log_read_back_as_they_were_written,
+        every_byte_of_a_payload_survives,
+        a_payload_of_a_mebibyte_survives,
+        a_text_with_nul_is_stored_without_harm_to_its_neighbours,
+        a_full_batch_is_stored,
+        an_empty_batch_is_no_error,
+        the_same_batch_twice_stores_one_of_each,
+        a_refused_commit_leaves_nothing,
+        a_later_retry_replaces_the_earlier,
+        of_two_attempts_in_a_batch_the_last_has_the_last_word,
+        a_settled_delivery_has_no_retry,
+        a_position_is_replaced_and_removed,
+        the_watermark_is_kept_until_it_moves,
+        stored_names_those_that_are_and_keeps_the_order,
+        what_was_committed_is_there_after_a_restart,
+    }
+    ownership {
+        nobody_commits_before_acquiring,
+        the_owner_acquires_again,
+        a_second_process_gets_the_store_only_when_the_first_is_gone,
+        a_second_process_can_read_but_not_commit,
+        migrating_again_and_at_the_same_time_is_no_error,
+        migrating_works_while_another_process_owns_the_store,
+        ping_answers,
+        it_says_its_name,
+    }
+    recovery {
+        a_new_store_has_nothing_to_recover,
+        what_no_log_mentions_is_untried,
+        what_is_up_to_the_watermark_counts_as_tried,
+        a_subscription_with_a_position_is_not_untried,
+        a_deleted_subscription_is_not_recovered,
+        the_newest_id_is_the_higher_of_deliveries_and_logs,
+        the_newest_id_outlives_what_is_pruned,
+        pending_is_the_position_and_the_first_retries,
+        pending_of_an_unknown_subscription_is_empty,
+    }
+    backlog {
+        a_page_is_in_order_of_id_and_starts_after_the_cursor,
+        a_page_leaves_out_what_was_attempted,
+        a_page_holds_at_most_its_limit,
+        a_page_stops_before_it_has_too_many_bytes,
+        a_page_holds_one_however_large,
+        a_page_holds_one_subscription_only,
+        an_exactly_full_last_page_is_complete,
+    }
+    retries {
+        they_come_by_due_time_then_by_delivery,
+        they_stop_at_the_limit,
+        payloads_come_for_those_still_to_be_retried,
+        due_subscriptions_come_earliest_first,
+        due_subscriptions_stop_at_the_limit,
+        what_is_due_later_is_not_due,
+        a_disabled_subscription_is_not_due,
+        a_deleted_subscription_is_not_due,
+        a_retry_written_after_its_subscription_was_deleted_is_not_due,
+    }
+    status {
+        an_unknown_delivery_is_none,
+        a_delivery_lists_its_attempts_oldest_first,
+        a_delivery_shows_its_retry,
+        a_delivery_outlives_its_subscription,
+        logs_come_newest_first_in_pages,
+        logs_of_another_subscription_are_left_out,
+    }
+    subscriptions {
+        what_was_created_reads_back,
+        an_unknown_one_is_none,
+        ids_are_small_integers_that_rise,
+        an_id_is_never_given_again,
+        pages_come_by_id,
+        an_update_leaves_out_what_it_does_not_name,
+        an_update_replaces_what_it_names,
+        a_secret_can_be_taken_away,
+        one_can_be_disabled_and_enabled,
+        every_change_raises_the_version,
+        updating_or_deleting_an_unknown_one_changes_nothing,
+        versions_come_for_those_that_exist,
+        deleting_takes_retries_and_position_and_leaves_deliveries_and_logs,
+        two_may_share_a_target,
+    }
+    janitor {
+        preparing_twice_is_no_error,
+        an_untried_delivery_that_is_too_old_ends_as_a_visible_failure,
+        a_retried_delivery_that_is_too_old_ends_as_a_visible_failure,
+        a_delivery_behind_its_subscriptions_position_is_expired,
+        what_is_finished_or_young_is_not_expired,
+        expiring_stops_at_its_limit_and_says_so,
+        a_deleted_subscriptions_deliveries_need_no_failure,
+        pruning_takes_what_is_old_and_leaves_what_is_young,
+        pruning_leaves_what_is_unfinished,
+        pruning_takes_what_a_deleted_subscription_left,
+        the_failure_of_an_expired_delivery_outlives_it,
+        pruning_in_chunks_comes_to_an_end,
+    }
+}

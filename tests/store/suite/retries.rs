@@ -1,0 +1,104 @@
+//! `retries`, `retry_payloads`, `subscriptions_due`: what failed and waits.
+
+use hookpost::delivery::{DeliveryId, DisabledReason, SubscriptionId, Timestamp};
+use hookpost::store::{Batch, SubscriptionChange};
+
+use crate::backend::Backend;
+use crate::fixtures::*;
+
+/// `ms` after the tests' time.
+fn at(ms: i64) -> Timestamp {
+    Timestamp(T0.0 + ms)
+}
+
+pub async fn they_come_by_due_time_then_by_delivery(backend: &Backend) {
+    let store = backend.owned().await;
+    let (sub, other) = (subscribe(&store).await, subscribe(&store).await);
+    let [a, b, c] = [1, 2, 3].map(|ms| delivery(sub, ms));
+    commit(&store, retried([c.clone(), a.clone(), delivery(other, 4)], 50)).await;
+    commit(&store, retried([b.clone()], 40)).await;
+    let expected = [retry(&b, 2, 40), retry(&a, 2, 50), retry(&c, 2, 50)];
+    assert_eq!(store.retries(sub, 10).await.unwrap(), expected);
+}
+
+pub async fn they_stop_at_the_limit(backend: &Backend) {
+    let store = backend.owned().await;
+    let sub = subscribe(&store).await;
+    commit(&store, retried([1, 2, 3].map(|ms| delivery(sub, ms)), 50)).await;
+    let first = store.retries(sub, 2).await.unwrap();
+    assert_eq!(first, [1, 2].map(|ms| retry(&delivery(sub, ms), 2, 50)));
+}
+
+pub async fn payloads_come_for_those_still_to_be_retried(backend: &Backend) {
+    let store = backend.owned().await;
+    let sub = subscribe(&store).await;
+    let [waiting, settled, done, untried] = [1, 2, 3, 4].map(|ms| delivery(sub, ms));
+    commit(&store, retried([waiting.clone(), settled.clone()], 50)).await;
+    commit(&store, delivered([done.clone()])).await;
+    let batch = accepted([untried.clone()]);
+    commit(&store, Batch { settled: vec![settled.id], ..batch }).await;
+    let ids = [waiting.id, settled.id, done.id, untried.id, DeliveryId(id(404))];
+    let found = store.retry_payloads(&ids).await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!((found[0].id, found[0].subscription_id), (waiting.id, sub));
+    assert_eq!((&found[0].payload, &found[0].event_type), (&waiting.payload, &waiting.event_type));
+    assert!(store.retry_payloads(&[]).await.unwrap().is_empty());
+}
+
+pub async fn due_subscriptions_come_earliest_first(backend: &Backend) {
+    let store = backend.owned().await;
+    let (late, early) = (subscribe(&store).await, subscribe(&store).await);
+    commit(&store, retried([delivery(late, 1), delivery(late, 2)], 50)).await;
+    commit(&store, retried([delivery(early, 3)], 40)).await;
+    commit(&store, retried([delivery(early, 4)], 60)).await;
+    assert_eq!(store.subscriptions_due(at(100), 10).await.unwrap(), [early, late]);
+}
+
+pub async fn due_subscriptions_stop_at_the_limit(backend: &Backend) {
+    let store = backend.owned().await;
+    let mut all: Vec<SubscriptionId> = Vec::new();
+    for due in 0..3 {
+        all.push(subscribe(&store).await);
+        let rows = [1, 2, 3].map(|ms| delivery(all[all.len() - 1], due * 10 + ms));
+        commit(&store, retried(rows, due)).await;
+    }
+    assert_eq!(store.subscriptions_due(at(100), 2).await.unwrap(), all[..2]);
+}
+
+pub async fn what_is_due_later_is_not_due(backend: &Backend) {
+    let store = backend.owned().await;
+    let (now, later) = (subscribe(&store).await, subscribe(&store).await);
+    commit(&store, retried([delivery(now, 1)], 49)).await;
+    commit(&store, retried([delivery(later, 2)], 50)).await;
+    assert_eq!(store.subscriptions_due(at(50), 10).await.unwrap(), [now]);
+}
+
+pub async fn a_disabled_subscription_is_not_due(backend: &Backend) {
+    let store = backend.owned().await;
+    let sub = subscribe(&store).await;
+    commit(&store, retried([delivery(sub, 1)], 50)).await;
+    let disable = SubscriptionChange { disabled: Some(Some(DisabledReason::Gone)), ..Default::default() };
+    store.update_subscription(sub, disable, T0).await.unwrap();
+    assert!(store.subscriptions_due(at(100), 10).await.unwrap().is_empty());
+    assert_eq!(store.retries(sub, 10).await.unwrap().len(), 1, "they wait for it to be enabled");
+}
+
+pub async fn a_deleted_subscription_is_not_due(backend: &Backend) {
+    let store = backend.owned().await;
+    let sub = subscribe(&store).await;
+    commit(&store, retried([delivery(sub, 1)], 50)).await;
+    store.delete_subscription(sub).await.unwrap();
+    assert!(store.subscriptions_due(at(100), 10).await.unwrap().is_empty());
+}
+
+/// An attempt can be under way while its subscription is deleted.
+pub async fn a_retry_written_after_its_subscription_was_deleted_is_not_due(backend: &Backend) {
+    let store = backend.owned().await;
+    let sub = subscribe(&store).await;
+    let late = delivery(sub, 1);
+    commit(&store, accepted([late.clone()])).await;
+    store.delete_subscription(sub).await.unwrap();
+    commit(&store, retried([late], 50)).await;
+    assert!(store.subscriptions_due(at(100), 10).await.unwrap().is_empty());
+    assert_eq!(log_ids(&store, sub).await.len(), 1, "the attempt is logged all the same");
+}
