@@ -41,7 +41,8 @@ impl Checkpointer {
         });
     }
 
-    async fn run(&self, writer: &Connections) -> Result<()> {
+    /// First beside the writer, then what is left in its place.
+    pub async fn run(&self, writer: &Connections) -> Result<()> {
         self.beside.run(|connection| checkpoint(connection, "PASSIVE")).await?;
         writer.run(|connection| checkpoint(connection, "PASSIVE")).await
     }

@@ -14,25 +14,26 @@ use crate::store::{JanitorCounts, Result};
 
 const EXPIRED: &str = "not delivered within the retention time; no further attempt will be made";
 
-const OLD_RETRIES: &str = "SELECT r.delivery_id, r.subscription_id, r.attempt_number, s.target_url FROM retries r \
+pub(super) const OLD_RETRIES: &str = "SELECT r.delivery_id, r.subscription_id, r.attempt_number, s.target_url FROM retries r \
      JOIN subscriptions s ON s.id = r.subscription_id WHERE r.delivery_id < ?1 ORDER BY r.delivery_id LIMIT ?2";
-const OLD_UNTRIED: &str = "SELECT d.id, d.subscription_id, 1, s.target_url FROM deliveries d \
+pub(super) const OLD_UNTRIED: &str = "SELECT d.id, d.subscription_id, 1, s.target_url FROM deliveries d \
      JOIN subscriptions s ON s.id = d.subscription_id WHERE d.id > coalesce((SELECT delivery_id FROM watermark), x'') AND d.id < ?1 \
      AND NOT EXISTS (SELECT 1 FROM delivery_logs WHERE delivery_id = d.id) \
      AND NOT EXISTS (SELECT 1 FROM positions p WHERE p.subscription_id = d.subscription_id) ORDER BY d.id LIMIT ?2";
-const OLD_BACKLOG: &str = "SELECT d.id, d.subscription_id, 1, s.target_url FROM positions p \
-     JOIN subscriptions s ON s.id = p.subscription_id CROSS JOIN deliveries d ON d.subscription_id = p.subscription_id \
+// `CROSS JOIN` keeps the order of the tables: from the few positions to the rows behind them.
+pub(super) const OLD_BACKLOG: &str = "SELECT d.id, d.subscription_id, 1, s.target_url FROM positions p \
+     CROSS JOIN subscriptions s ON s.id = p.subscription_id CROSS JOIN deliveries d ON d.subscription_id = p.subscription_id \
      AND d.seq > coalesce((SELECT seq FROM deliveries WHERE id <= p.delivery_id ORDER BY id DESC LIMIT 1), 0) \
      AND d.seq <= coalesce((SELECT seq FROM deliveries WHERE id < ?1 ORDER BY id DESC LIMIT 1), 0) \
      WHERE NOT EXISTS (SELECT 1 FROM delivery_logs WHERE delivery_id = d.id) LIMIT ?2";
 
 // A delivery is finished when it has been attempted and no retry is planned, or when nobody waits for it any more.
-const PRUNE_DELIVERIES: &str = "DELETE FROM deliveries WHERE seq IN (SELECT d.seq FROM deliveries d WHERE d.id < ?1 \
+pub(super) const PRUNE_DELIVERIES: &str = "DELETE FROM deliveries WHERE seq IN (SELECT d.seq FROM deliveries d WHERE d.id < ?1 \
      AND NOT EXISTS (SELECT 1 FROM retries WHERE delivery_id = d.id) \
      AND (EXISTS (SELECT 1 FROM delivery_logs WHERE delivery_id = d.id) \
      OR NOT EXISTS (SELECT 1 FROM subscriptions WHERE id = d.subscription_id)) ORDER BY d.id LIMIT ?2)";
 // Only after its delivery: a delivery without a log row counts as untried and would be sent again.
-const PRUNE_LOGS: &str = "DELETE FROM delivery_logs WHERE seq IN (SELECT l.seq FROM delivery_logs l WHERE l.id < ?1 \
+pub(super) const PRUNE_LOGS: &str = "DELETE FROM delivery_logs WHERE seq IN (SELECT l.seq FROM delivery_logs l WHERE l.id < ?1 \
      AND NOT EXISTS (SELECT 1 FROM deliveries WHERE id = l.delivery_id) ORDER BY l.id LIMIT ?2)";
 
 /// A delivery that outlived its retention, unfinished.

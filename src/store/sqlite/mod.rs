@@ -12,6 +12,8 @@ mod reads;
 mod rows;
 mod status;
 mod subscriptions;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::path::Path;

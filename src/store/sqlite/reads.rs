@@ -8,7 +8,7 @@ use crate::store::{BacklogPage, Pending, Recovery, Result};
 
 // Rows are read from the watermark on and without their payloads. The rowid decides where to start, because its order
 // is the order of the ids and a scan of the table itself needs no look-ups.
-const UNTRIED: &str = "SELECT DISTINCT d.subscription_id FROM deliveries d \
+pub(super) const UNTRIED: &str = "SELECT DISTINCT d.subscription_id FROM deliveries d NOT INDEXED \
      WHERE d.seq > coalesce((SELECT seq FROM deliveries WHERE id <= ?1 ORDER BY id DESC LIMIT 1), 0) \
      AND NOT EXISTS (SELECT 1 FROM delivery_logs WHERE delivery_id = d.id) \
      AND NOT EXISTS (SELECT 1 FROM positions WHERE subscription_id = d.subscription_id) \
@@ -17,7 +17,7 @@ const UNTRIED: &str = "SELECT DISTINCT d.subscription_id FROM deliveries d \
 const NEWEST_ID: &str = "SELECT max(id) FROM (SELECT max(id) AS id FROM deliveries \
      UNION ALL SELECT max(id) FROM delivery_logs UNION ALL SELECT delivery_id FROM watermark)";
 // Every due row is looked at, those of disabled subscriptions included, but in the index alone.
-const DUE: &str = "SELECT s.id FROM (SELECT subscription_id, min(next_attempt_at) AS first_at FROM retries \
+pub(super) const DUE: &str = "SELECT s.id FROM (SELECT subscription_id, min(next_attempt_at) AS first_at FROM retries \
      INDEXED BY retries_by_time WHERE next_attempt_at < ?1 GROUP BY subscription_id) due \
      JOIN subscriptions s ON s.id = due.subscription_id AND s.disabled IS NULL ORDER BY first_at, s.id LIMIT ?2";
 
