@@ -71,3 +71,10 @@ CREATE TABLE watermark (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     id       uuid    NOT NULL
 );
+
+-- One row: the process that took the right to commit last. Who loses its connection and finds another's name here must
+-- not go on: what it holds in memory is stale. (The right itself is an advisory lock.)
+CREATE TABLE owner (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    process  uuid    NOT NULL
+);

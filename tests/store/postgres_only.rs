@@ -1,5 +1,7 @@
 //! What only PostgreSQL can do wrong: lose connections and servers, miss partitions, be shared by strangers.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers included")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,6 +81,20 @@ on_postgres! {
         }
         assert!(backlog(&next, sub).await.is_empty());
         commit(&next, accepted([delivery(sub, 1)])).await;
+    }
+
+    async fn an_owner_that_was_replaced_while_it_was_away_does_not_go_on_with_stale_memory(backend: &Backend) {
+        let (stale, next) = (backend.owned().await, backend.open());
+        let sub = subscribe(&stale).await;
+        end_sessions(&session(backend).await).await;
+        assert!(next.acquire().await.unwrap());
+        end_sessions(&session(backend).await).await;
+        // The store is free, but it is not what it was.
+        assert!(!stale.acquire().await.unwrap());
+        assert!(!stale.acquire().await.unwrap());
+        let error = stale.commit(&accepted([delivery(sub, 1)])).await.unwrap_err();
+        assert!(matches!(error, StoreError::NotOwner), "{error:?}");
+        assert!(backend.open().acquire().await.unwrap(), "a new process may have it");
     }
 
     async fn two_schemas_of_a_database_have_an_owner_each(backend: &Backend) {

@@ -30,7 +30,7 @@ pub(super) fn store_error(error: Error) -> StoreError {
 /// A connection could not be had from the pool.
 pub(super) fn pool_error(error: PoolError) -> StoreError {
     match error {
-        PoolError::Backend(error) => StoreError::Unavailable(store_error(error).to_string()),
+        PoolError::Backend(error) => store_error(error),
         PoolError::Timeout(_) => StoreError::Unavailable("no connection within its deadline".to_owned()),
         other => StoreError::Unavailable(other.to_string()),
     }

@@ -2,6 +2,9 @@
 //!
 //! Who loses the connection loses the right with it, and who has the right knows that no earlier owner's commit is
 //! still under way: the server frees the lock only when it is done with the session that held it.
+//!
+//! Whoever takes the right leaves its name. A process that lost its connection, and finds that another had the right in
+//! the meantime, never gets it again: what it holds in memory is stale.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_postgres::Error;
+use uuid::{Builder, Uuid};
 
 use super::super::{Result, StoreError};
 use super::commit::Statements;
@@ -26,6 +30,9 @@ const TRY_LOCK: &str = "SELECT pg_try_advisory_lock(1215261800, 'deliveries'::re
 const END_PREDECESSOR: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
      WHERE pid = $1 AND backend_start::text = $2";
 
+const LAST_OWNER: &str = "SELECT process FROM owner";
+const SIGN: &str = "INSERT INTO owner (process) VALUES ($1) ON CONFLICT (only_row) DO UPDATE SET process = $1";
+
 /// The connection that commits.
 pub(super) struct Writer {
     pub session: Session,
@@ -37,20 +44,23 @@ pub(super) struct Writer {
 type Backend = (i32, String);
 
 enum State {
-    /// Never had the right, or found that another has it.
+    /// Never had the right.
     Stranger,
     /// Had it, and lost the connection. The server may not have noticed yet.
     Lost(Backend),
     Owner(Arc<Writer>),
+    /// Had it, and another had it since. For good.
+    Replaced,
 }
 
 pub(super) struct Owner {
+    process: Uuid,
     state: Mutex<State>,
 }
 
 impl Owner {
     pub fn new() -> Self {
-        Self { state: Mutex::new(State::Stranger) }
+        Self { process: Builder::from_random_bytes(rand::random()).into_uuid(), state: Mutex::new(State::Stranger) }
     }
 
     /// Takes the right, or makes sure that it is still held; `false` when another session has it.
@@ -63,18 +73,37 @@ impl Owner {
             writer.session.abandon();
             *state = State::Lost(writer.backend.clone());
         }
+        if matches!(*state, State::Replaced) {
+            return Ok(false);
+        }
         let session = connector.open(Purpose::Writer).await?;
         let last = if let State::Lost(backend) = &*state { Some(backend) } else { None };
-        let taken = timeout(READ_DEADLINE, take(&session, last)).await.map_err(|_| too_slow("acquiring the store"))?;
-        match taken.map_err(store_error)? {
+        let taken = timeout(READ_DEADLINE, self.take(&session, last)).await;
+        match taken.map_err(|_| too_slow("acquiring the store"))?.map_err(store_error)? {
             Attempt::Taken(backend, statements) => {
                 *state = State::Owner(Arc::new(Writer { session, statements, backend }));
                 return Ok(true);
             }
-            Attempt::HeldByOurLast => {}
-            Attempt::HeldByAnother => *state = State::Stranger,
+            Attempt::HeldByAnother if last.is_some() => *state = State::Replaced,
+            Attempt::HeldByAnother | Attempt::HeldByOurLast => {}
         }
         Ok(false)
+    }
+
+    async fn take(&self, session: &Session, last: Option<&Backend>) -> Result<Attempt, Error> {
+        let client = &session.client;
+        let row = client.query_one(TRY_LOCK, &[]).await?;
+        if row.get(0) {
+            let owner: Option<Uuid> = client.query_opt(LAST_OWNER, &[]).await?.map(|row| row.get(0));
+            if last.is_some() && owner != Some(self.process) {
+                return Ok(Attempt::HeldByAnother);
+            }
+            client.execute(SIGN, &[&self.process]).await?;
+            return Ok(Attempt::Taken((row.get(1), row.get(2)), Statements::prepare(client).await?));
+        }
+        let Some((pid, started)) = last else { return Ok(Attempt::HeldByAnother) };
+        let ended = client.query(END_PREDECESSOR, &[pid, started]).await?;
+        Ok(if ended.is_empty() { Attempt::HeldByAnother } else { Attempt::HeldByOurLast })
     }
 
     /// The connection to commit on.
@@ -83,7 +112,7 @@ impl Owner {
             State::Owner(writer) if writer.session.client.is_closed() => Err(gone()),
             State::Owner(writer) => Ok(writer.clone()),
             State::Lost(_) => Err(gone()),
-            State::Stranger => Err(StoreError::NotOwner),
+            State::Stranger | State::Replaced => Err(StoreError::NotOwner),
         }
     }
 
@@ -117,21 +146,12 @@ impl Writer {
     }
 }
 
+/// What came of a try at the lock.
 enum Attempt {
     Taken(Backend, Statements),
     HeldByOurLast,
+    /// Now, or since our last session.
     HeldByAnother,
-}
-
-async fn take(session: &Session, last: Option<&Backend>) -> Result<Attempt, Error> {
-    let row = session.client.query_one(TRY_LOCK, &[]).await?;
-    if row.get(0) {
-        let statements = Statements::prepare(&session.client).await?;
-        return Ok(Attempt::Taken((row.get(1), row.get(2)), statements));
-    }
-    let Some((pid, started)) = last else { return Ok(Attempt::HeldByAnother) };
-    let ended = session.client.query(END_PREDECESSOR, &[pid, started]).await?;
-    Ok(if ended.is_empty() { Attempt::HeldByAnother } else { Attempt::HeldByOurLast })
 }
 
 fn gone() -> StoreError {
