@@ -72,7 +72,8 @@ fn framing(bytes: &[u8]) -> Option<Framing> {
         .split(|byte| *byte == b'\n')
         .find_map(|line| {
             let (name, value) = line.split_at_checked(15)?;
-            name.eq_ignore_ascii_case(b"content-length:").then(|| std::str::from_utf8(value).ok()?.trim().parse().ok())?
+            name.eq_ignore_ascii_case(b"content-length:")
+                .then(|| std::str::from_utf8(value).ok()?.trim().parse().ok())?
         })
         .unwrap_or(0);
     Some(Framing { head, body })

@@ -63,7 +63,8 @@ async fn main() -> anyhow::Result<()> {
     }
     let database_url = arguments.database_url.or_else(|| std::env::var("TEST_DATABASE_URL").ok());
     let mut bench = scenarios::Bench::new(arguments.runs.max(1), arguments.shrink.max(1), database_url).await?;
-    let wanted = |name: &str| arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|w| name.contains(w.as_str()));
+    let wanted =
+        |name: &str| arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|w| name.contains(w.as_str()));
     for scenario in scenarios::ALL.iter().filter(|scenario| wanted(scenario.name)) {
         eprintln!("── {} ({})", scenario.name, scenario.about);
         bench.run(scenario).await?;

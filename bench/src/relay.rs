@@ -53,10 +53,8 @@ pub async fn run(target: &str) -> anyhow::Result<()> {
         actors.push(Actor::spawn(None, Relay, state).await?.0);
     }
     let actors = std::sync::Arc::new(actors);
-    let ingest = warp::post()
-        .and(warp::path!("ingest" / usize))
-        .and(warp::body::bytes())
-        .then(move |id: usize, body: Bytes| {
+    let ingest =
+        warp::post().and(warp::path!("ingest" / usize)).and(warp::body::bytes()).then(move |id: usize, body: Bytes| {
             let actors = actors.clone();
             async move {
                 let sent = actors.get(id.wrapping_sub(1)).is_some_and(|actor| actor.cast(body).is_ok());

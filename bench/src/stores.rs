@@ -27,7 +27,8 @@ impl Home {
             // Beside the build, on a real disk: the system's temporary directory may be memory.
             return Ok(Self::Sqlite(tempfile::tempdir_in(std::env::current_exe()?.parent().context("a directory")?)?));
         }
-        let admin_url = database_url.context("needs a PostgreSQL: run `make bench`, or give --database-url")?.to_owned();
+        let admin_url =
+            database_url.context("needs a PostgreSQL: run `make bench`, or give --database-url")?.to_owned();
         let name = format!("bench_{}_{}", std::process::id(), crate::clock::now_ns());
         connect(&admin_url).await?.batch_execute(&format!("CREATE DATABASE {name}")).await?;
         Ok(Self::Postgres { admin_url, name })

@@ -67,7 +67,7 @@ impl Home {
 impl Database {
     async fn create() -> Self {
         let admin_url = test_url("TEST_DATABASE_URL");
-        let name = format!("it_{}", uuid::Uuid::now_v7().simple());
+        let name = format!("it_{}", uuid::Uuid::from_u128(rand::random()).simple());
         execute(&admin_url, &format!("CREATE DATABASE {name}")).await;
         Self { admin_url, name }
     }
@@ -127,6 +127,7 @@ impl Builder {
     pub fn at(home: Arc<Home>) -> Self {
         let config = Config {
             listen: "127.0.0.1:0".parse().expect("an address"),
+            auth: None,
             data_dir: home.data_dir(),
             database_url: home.database_url().map(Into::into),
             redis_url: None,
@@ -216,11 +217,11 @@ impl App {
     }
 
     pub async fn post(&self, path: &str, body: Value) -> Answer {
-        send(self.request(Method::POST, path).json(&body)).await
+        send(self.request(Method::POST, path).body(body.to_string())).await
     }
 
     pub async fn put(&self, path: &str, body: Value) -> Answer {
-        send(self.request(Method::PUT, path).json(&body)).await
+        send(self.request(Method::PUT, path).body(body.to_string())).await
     }
 
     pub async fn delete(&self, path: &str) -> Answer {

@@ -45,7 +45,7 @@ impl Process {
     }
 
     async fn post(&self, path: &str, body: Value) -> Value {
-        let request = client().request(Method::POST, format!("{}{path}", self.base)).json(&body);
+        let request = client().request(Method::POST, format!("{}{path}", self.base)).body(body.to_string());
         let answer = send(request).await;
         assert!(answer.status.is_success(), "{answer:?}");
         answer.json()

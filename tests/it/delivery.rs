@@ -14,6 +14,7 @@ on_both_stores!(
     an_event_is_delivered_byte_for_byte_with_its_headers_and_logged,
     three_failures_and_a_success_are_four_attempts_at_the_scheduled_times_and_logged_newest_first,
     a_spent_schedule_is_a_visible_failure,
+    a_retry_after_longer_than_the_wait_is_honoured,
     a_redirect_is_a_failure_and_never_followed,
     gone_disables_the_subscription_and_an_update_enables_it_again_with_its_backlog,
     a_backlog_beyond_memory_arrives_complete_and_its_first_attempts_in_order,
@@ -98,6 +99,15 @@ async fn a_spent_schedule_is_a_visible_failure(backend: Backend) {
     assert_eq!(status["attempts"].as_array().map(Vec::len), Some(2));
     assert_eq!(status["attempts"][1]["outcome"], "Failure");
     assert_eq!(receiver.unread().len(), 2);
+}
+
+async fn a_retry_after_longer_than_the_wait_is_honoured(backend: Backend) {
+    let app = Builder::new(backend).await.schedule("10ms").start().await;
+    let mut receiver = Receiver::start([Script::RetryAfter(429, 1)]).await;
+    let subscription = app.subscribe(&receiver.url()).await;
+    app.ingest(subscription, json!({})).await;
+    let (first, second) = (receiver.next().await, receiver.next().await);
+    assert!(second.at - first.at >= Duration::from_secs(1), "came after {:?}", second.at - first.at);
 }
 
 async fn a_redirect_is_a_failure_and_never_followed(backend: Backend) {
