@@ -16,6 +16,9 @@ use crate::store::Result;
 /// once, short enough to be read quickly after a crash.
 const LONG_LOG_PAGES: i64 = 4096;
 
+/// Passes beside the writer. Each is left with what was committed during the one before, so they get shorter.
+const PASSES: usize = 2;
+
 /// Copies the log when it is long, one run at a time.
 pub(super) struct Checkpointer {
     beside: Connections,
@@ -43,7 +46,9 @@ impl Checkpointer {
 
     /// First beside the writer, then what is left in its place.
     pub async fn run(&self, writer: &Connections) -> Result<()> {
-        self.beside.run(|connection| checkpoint(connection, "PASSIVE")).await?;
+        for _ in 0..PASSES {
+            self.beside.run(|connection| checkpoint(connection, "PASSIVE")).await?;
+        }
         writer.run(|connection| checkpoint(connection, "PASSIVE")).await
     }
 
