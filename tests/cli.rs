@@ -1,0 +1,145 @@
+//! The program as a shell sees it: what it prints, and its exit status.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+
+/// The program in an empty environment, which is not that of whoever runs the tests.
+fn hookpost(arguments: &[&str], env: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hookpost"));
+    command.args(arguments).env_clear().envs(env.iter().copied()).stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = hookpost(arguments, env).output().expect("the program runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// A service over a store of its own, and its log.
+struct Service {
+    child: Child,
+    log: BufReader<ChildStderr>,
+    addr: String,
+    _home: tempfile::TempDir,
+}
+
+impl Service {
+    fn start() -> Self {
+        let home = tempfile::tempdir().expect("a directory");
+        let env = [("HOOKPOST_LOG_FORMAT", "json"), ("HOOKPOST_ATTEMPT_TIMEOUT", "30s")];
+        let mut command = hookpost(&["serve", "--dev", "--listen", "127.0.0.1:0"], &env);
+        command.env("HOOKPOST_DATA_DIR", home.path()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let log = BufReader::new(child.stderr.take().expect("its log"));
+        let mut service = Self { child, log, addr: String::new(), _home: home };
+        let line = service.logged("hookpost listens");
+        service.addr = line["url"].as_str().expect("a URL").replace("http://", "");
+        service
+    }
+
+    /// Reads the log up to the line with this message.
+    fn logged(&mut self, message: &str) -> serde_json::Value {
+        let mut line = String::new();
+        while self.log.read_line(&mut line).expect("a line") > 0 {
+            let event: serde_json::Value = serde_json::from_str(&line).expect("one JSON object a line");
+            if event["message"].as_str().is_some_and(|said| said.starts_with(message)) {
+                return event;
+            }
+            line.clear();
+        }
+        panic!("it ended without saying {message:?}")
+    }
+
+    fn post(&self, path: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(&self.addr).expect("it listens");
+        let (addr, length) = (&self.addr, body.len());
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: {addr}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+        stream.write_all((head + body).as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().expect("kill runs").success());
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn alone_it_prints_its_help() {
+    let (code, out, error) = run(&[], &[]);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    assert!(out.contains("hookpost serve --dev"), "{out}");
+}
+
+#[test]
+fn a_wrong_command_line_or_configuration_exits_with_2_and_says_why_in_one_line() {
+    assert_eq!(run(&["serve", "--lissten", "x"], &[]).0, Some(2));
+    for (env, said) in [
+        (("HOOKPOST_RETENTION", "1s"), "retention (environment variable HOOKPOST_RETENTION) is \"1s\""),
+        (("HOOKPOST_LISTEN", "0.0.0.0:0"), "HOOKPOST_AUTH=off"),
+        (("HOOKPOST_CONFIG", "/nowhere/hookpost.toml"), "/nowhere/hookpost.toml cannot be read"),
+    ] {
+        let (code, out, error) = run(&["serve"], &[env]);
+        assert_eq!((code, out.as_str(), error.lines().count()), (Some(2), "", 1), "{error}");
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+#[test]
+fn the_configuration_is_shown_without_its_secrets() {
+    let env = [("DATABASE_URL", "postgres://app:hunter2@db/app"), ("HOOKPOST_LISTEN", "0.0.0.0:80")];
+    for arguments in [&["config"][..], &["config", "--json"]] {
+        let (code, out, _) = run(arguments, &env);
+        assert!(code == Some(0) && out.contains("postgres://app:***@db/app") && !out.contains("hunter2"), "{out}");
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_exits_with_1_and_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let addr = taken.local_addr().expect("an address").to_string();
+    let home = tempfile::tempdir().expect("a directory");
+    let data_dir = home.path().to_str().expect("text");
+    let (code, _, error) = run(&["serve", "--listen", &addr, "--data-dir", data_dir], &[]);
+    assert_eq!(code, Some(1));
+    assert!(error.lines().last().is_some_and(|line| line.contains(&format!("cannot listen on {addr}"))), "{error}");
+}
+
+#[test]
+fn a_ready_service_is_healthy_and_a_stopped_one_is_not() {
+    let mut service = Service::start();
+    assert_eq!(run(&["healthcheck", "--listen", &service.addr], &[]).0, Some(0));
+    service.signal("-INT");
+    assert_eq!(service.child.wait().expect("a status").code(), Some(0));
+    let (code, _, error) = run(&["healthcheck", "--listen", &service.addr], &[]);
+    assert!(code == Some(1) && error.contains("no service answers"), "{error}");
+}
+
+#[test]
+fn a_second_signal_ends_a_stop_that_waits_for_a_receiver() {
+    let mut service = Service::start();
+    let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/", receiver.local_addr().expect("an address"));
+    let created = service.post("/subscriptions", &format!(r#"{{"target_url":"{url}"}}"#));
+    assert!(created.starts_with("HTTP/1.1 201"), "{created}");
+    assert!(service.post("/ingest/1", "{}").starts_with("HTTP/1.1 202"));
+    // In flight from here on: the receiver takes the connection and never answers.
+    let _hanging = receiver.accept().expect("the attempt");
+    service.signal("-TERM");
+    service.logged("stopping");
+    service.signal("-TERM");
+    // Had it waited for the attempt, it would have stopped with 0.
+    assert_eq!(service.child.wait().expect("a status").code(), Some(128 + 15));
+}
