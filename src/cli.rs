@@ -41,7 +41,7 @@ Environment, under the flags and over the file:
   HOOKPOST_RETENTION         how long deliveries and logs are kept [default: 72h]
   HOOKPOST_ALLOW_TARGETS     private ranges that may be targets, such as 10.1.0.0/16
   HOOKPOST_LOG               level or filter, such as info,hookpost=debug [default: info]
-  HOOKPOST_LOG_FORMAT        json or pretty [default: json, with --dev pretty]
+  HOOKPOST_LOG_FORMAT        pretty or json [default: pretty]
 
 SIGTERM or Ctrl-C finishes what is in flight and stops; a second one stops at once.
 Exit status: 0 stopped as asked, 1 failed, 2 the command line or the configuration is wrong.";

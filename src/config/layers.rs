@@ -16,8 +16,8 @@ use super::{Config, ConfigError, Flags, mask, nearest, parse};
 use crate::delivery::RetrySchedule;
 
 const DEFAULTS: &str = include_str!("../../config/default.toml");
-/// What `--dev` changes: logs for somebody who watches one delivery at a time.
-const DEV_LAYER: [(&str, &str); 2] = [("log", "info,hookpost=debug"), ("log_format", "pretty")];
+/// What `--dev` logs: enough for somebody who watches one delivery at a time.
+const DEV_LOG: &str = "info,hookpost=debug";
 /// What `--dev` allows as targets besides: a receiver on the same machine.
 const DEV_TARGETS: &str = "127.0.0.0/8,::1/128";
 
@@ -97,7 +97,7 @@ pub fn resolve(
     let mut layers = Layers::default();
     layers.add_toml(Path::new("config/default.toml"), DEFAULTS, &Source::Default)?;
     if flags.dev {
-        DEV_LAYER.iter().for_each(|(name, text)| layers.set(name, text, Source::Dev));
+        layers.set(keys::LOG.name, DEV_LOG, Source::Dev);
     }
     if let Some(ConfigFile { path, text }) = file {
         layers.add_toml(path, text, &Source::File(path.clone()))?;

@@ -43,7 +43,7 @@ fn nothing_configured_is_the_embedded_store_on_loopback_with_the_documented_defa
     assert_eq!(config.retry_schedule, RetrySchedule::default());
     assert_eq!((config.attempt_timeout, config.retention), (Duration::from_secs(10), Duration::from_hours(72)));
     assert!(config.allow_targets.is_empty());
-    assert_eq!((config.log.as_str(), config.log_format), ("info", LogFormat::Json));
+    assert_eq!((config.log.as_str(), config.log_format), ("info", LogFormat::Pretty));
     assert!(settings.iter().all(|setting| setting.source == Source::Default));
 }
 
@@ -56,7 +56,7 @@ fn each_layer_goes_over_the_one_before() {
     assert_eq!(setting(&resolved, "listen"), ("127.0.0.1:3".into(), "flag --listen".into()));
     assert_eq!(setting(&resolved, "retention"), ("3h".into(), "environment variable HOOKPOST_RETENTION".into()));
     assert_eq!(setting(&resolved, "log"), ("error".into(), "file /etc/hookpost.toml".into()));
-    assert_eq!(setting(&resolved, "log_format"), ("pretty".into(), "flag --dev".into()));
+    assert_eq!(setting(&resolved, "allow_targets").1, "flag --dev");
     assert_eq!(setting(&resolved, "retry_schedule"), ("1s,2s".into(), "file /etc/hookpost.toml".into()));
     assert_eq!(setting(&resolved, "attempt_timeout").1, "default");
     assert_eq!((resolved.config.listen.port(), resolved.config.log.as_str()), (3, "error"));
@@ -68,6 +68,14 @@ fn an_empty_variable_is_an_unset_one() {
         with_env(&[("HOOKPOST_LISTEN", ""), ("DATABASE_URL", " "), ("HOOKPOST_AUTH", "")]).expect("defaults");
     assert_eq!(setting(&resolved, "listen").1, "default");
     assert!(resolved.config.database_url.is_none() && resolved.config.auth.is_none());
+}
+
+#[test]
+fn dev_logs_every_delivery_unless_something_else_was_said() {
+    let log =
+        |variables: &[(&str, &str)]| setting(&resolve(None, &env(variables), &dev()).expect("a configuration"), "log");
+    assert_eq!(log(&[]), ("info,hookpost=debug".into(), "flag --dev".into()));
+    assert_eq!(log(&[("HOOKPOST_LOG", "warn")]).0, "warn");
 }
 
 #[test]
