@@ -76,7 +76,7 @@ pub struct SubscriptionChange {
 }
 
 /// One commit. Appends in the common case; the other tables change only for deliveries that failed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// Appended to `deliveries`, in order of id.
     pub deliveries: Vec<Delivery>,

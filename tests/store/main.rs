@@ -1,6 +1,8 @@
 //! The store's rules, checked on both backends: each rule is written once, in `suite/`, and run as `sqlite::…` and
 //! `postgres::…`. A rule that is not listed below is dead code, and the build says so.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod backend;
 mod fixtures;
 mod postgres_only;
@@ -41,6 +43,7 @@ conformance! {
         the_same_batch_twice_stores_one_of_each,
         a_refused_commit_leaves_nothing,
         a_later_retry_replaces_the_earlier,
+        of_two_attempts_in_a_batch_the_last_has_the_last_word,
         a_settled_delivery_has_no_retry,
         a_position_is_replaced_and_removed,
         the_watermark_is_kept_until_it_moves,

@@ -20,8 +20,8 @@ pub async fn a_page_is_in_order_of_id_and_starts_after_the_cursor(backend: &Back
     let store = backend.owned().await;
     let sub = subscribe(&store).await;
     let rows = [1, 2, 3].map(|ms| delivery(sub, ms));
-    commit(&store, accepted([rows[1].clone(), rows[2].clone()])).await;
-    commit(&store, accepted([rows[0].clone()])).await;
+    commit(&store, accepted([rows[0].clone(), rows[1].clone()])).await;
+    commit(&store, accepted([rows[2].clone()])).await;
     assert_eq!(backlog(&store, sub).await, ids(&rows));
     let page = store.backlog_page(sub, rows[0].id, 10, ANY_SIZE).await.unwrap();
     assert_eq!(ids(&page.deliveries), ids(&rows[1..]));

@@ -133,6 +133,28 @@ pub async fn a_later_retry_replaces_the_earlier(backend: &Backend) {
     assert_eq!(store.retries(sub, 10).await.unwrap(), [retry(&failing, 3, 90)]);
 }
 
+/// The logs of a store that was away for long pile up, and go out in one batch.
+pub async fn of_two_attempts_in_a_batch_the_last_has_the_last_word(backend: &Backend) {
+    let store = backend.owned().await;
+    let sub = subscribe(&store).await;
+    let (failing, received) = (delivery(sub, 1), delivery(sub, 2));
+    commit(&store, accepted([failing.clone(), received.clone()])).await;
+    let batch = Batch {
+        logs: vec![
+            log(&failing, 3, 1, Outcome::FailedAttempt),
+            log(&received, 4, 1, Outcome::FailedAttempt),
+            log(&failing, 5, 2, Outcome::FailedAttempt),
+            log(&received, 6, 2, Outcome::Success),
+        ],
+        retries: vec![retry(&failing, 2, 50), retry(&received, 2, 50), retry(&failing, 3, 90)],
+        settled: vec![received.id],
+        ..Batch::default()
+    };
+    commit(&store, batch).await;
+    assert_eq!(store.retries(sub, 10).await.unwrap(), [retry(&failing, 3, 90)]);
+    assert_eq!(log_ids(&store, sub).await, [6, 5, 4, 3].map(id));
+}
+
 pub async fn a_settled_delivery_has_no_retry(backend: &Backend) {
     let store = backend.owned().await;
     let sub = subscribe(&store).await;

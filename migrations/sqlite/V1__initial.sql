@@ -1,0 +1,71 @@
+-- Times are milliseconds since the Unix epoch. Ids of deliveries and logs are UUIDv7 as 16 bytes.
+--
+-- `seq` is the rowid: rows are appended at the end of the table, which is the cheapest insert SQLite has, and the index
+-- by subscription holds a small integer instead of the id. One owner gives ids in commit order, so the order of `seq` is
+-- the order of the ids.
+
+CREATE TABLE subscriptions (
+    -- AUTOINCREMENT: an id is never given again, or the deliveries of a deleted subscription would become another's.
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    target_url TEXT NOT NULL,
+    event_types TEXT NOT NULL,
+    secret TEXT,
+    disabled TEXT,
+    version INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX subscriptions_by_target ON subscriptions (target_url);
+
+-- The payload is last: whoever does not ask for it does not read the pages that it overflows to.
+CREATE TABLE deliveries (
+    seq INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+    subscription_id INTEGER NOT NULL,
+    event_type TEXT,
+    payload BLOB NOT NULL
+) STRICT;
+
+CREATE INDEX deliveries_by_subscription ON deliveries (subscription_id);
+
+CREATE TABLE delivery_logs (
+    seq INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+    subscription_id INTEGER NOT NULL,
+    delivery_id BLOB NOT NULL,
+    target_url TEXT NOT NULL,
+    timestamp INTEGER NOT NULL,
+    attempt_number INTEGER NOT NULL,
+    outcome INTEGER NOT NULL,
+    http_status INTEGER,
+    error_details TEXT,
+    duration_ms INTEGER NOT NULL,
+    response_body TEXT
+) STRICT;
+
+CREATE INDEX delivery_logs_by_subscription ON delivery_logs (subscription_id);
+CREATE INDEX delivery_logs_by_delivery ON delivery_logs (delivery_id);
+
+-- Deliveries that failed and will be attempted again; only these have a row that changes.
+CREATE TABLE retries (
+    delivery_id BLOB NOT NULL PRIMARY KEY,
+    subscription_id INTEGER NOT NULL,
+    attempt_number INTEGER NOT NULL,
+    next_attempt_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX retries_by_subscription ON retries (subscription_id, next_attempt_at, delivery_id);
+CREATE INDEX retries_by_time ON retries (next_attempt_at, subscription_id);
+
+-- Subscriptions that have fallen behind: everything of theirs up to `delivery_id` has been tried.
+CREATE TABLE positions (
+    subscription_id INTEGER PRIMARY KEY,
+    delivery_id BLOB NOT NULL
+) STRICT;
+
+-- Everything up to `delivery_id` has been tried, the subscriptions in `positions` excepted. One row.
+CREATE TABLE watermark (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    delivery_id BLOB NOT NULL
+) STRICT;

@@ -1,0 +1,237 @@
+//! The embedded store: SQLite with a write-ahead log that is synced at every commit.
+//!
+//! It owns a data directory: the database, and a lock file that makes one process its owner. One connection writes, a few
+//! read. Every statement is short, because a long read keeps the log from being copied into the database.
+
+mod checkpoint;
+mod commit;
+mod connections;
+mod files;
+mod janitor;
+mod reads;
+mod rows;
+mod status;
+mod subscriptions;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use rusqlite::Connection;
+use uuid::Uuid;
+
+use super::{
+    BacklogPage, Batch, DeliveryRecord, JanitorCounts, NewSubscription, Pending, Recovery, Result, Store, StoreError,
+    SubscriptionChange,
+};
+use crate::delivery::{AttemptLog, Delivery, DeliveryId, Retry, Subscription, SubscriptionId, Timestamp};
+use checkpoint::Checkpointer;
+use connections::{Connections, Kind};
+use files::DataDir;
+
+/// Reads at the same time. More would only wait for the same disk, and each has a cache.
+const READERS: u32 = 2;
+
+/// See the module's docs.
+pub struct SqliteStore {
+    dir: DataDir,
+    /// Held by the owner, and by every write that is under way.
+    owned: Mutex<Option<Arc<File>>>,
+    writer: Arc<Connections>,
+    readers: Connections,
+    checkpointer: Arc<Checkpointer>,
+}
+
+impl SqliteStore {
+    /// A store in `data_dir`. Nothing is created or changed before `migrate`.
+    pub fn open(data_dir: &Path) -> Result<Self> {
+        let dir = DataDir::new(data_dir);
+        Ok(Self {
+            owned: Mutex::default(),
+            writer: Arc::new(Connections::new(dir.database(), Kind::Writer, 1)),
+            readers: Connections::new(dir.database(), Kind::Reader, READERS),
+            checkpointer: Arc::new(Checkpointer::new(dir.database())),
+            dir,
+        })
+    }
+
+    fn owned(&self) -> std::sync::MutexGuard<'_, Option<Arc<File>>> {
+        self.owned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn read<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Connection) -> Result<T> + Send + 'static,
+    {
+        self.readers.run(work).await
+    }
+
+    async fn write<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Connection) -> Result<T> + Send + 'static,
+    {
+        // What is written is written, also when the length of the log cannot be told.
+        let work =
+            |connection: &mut Connection| Ok((work(connection)?, checkpoint::log_pages(connection).unwrap_or(0)));
+        let (result, log_pages) = self.writer.run(work).await?;
+        self.checkpointer.committed(log_pages, &self.writer);
+        Ok(result)
+    }
+
+    /// A write that is the owner's alone. The lock is kept until it is done, even if the store is dropped meanwhile.
+    async fn write_as_owner<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Connection) -> Result<T> + Send + 'static,
+    {
+        let owned = self.owned().clone().ok_or(StoreError::NotOwner)?;
+        self.write(move |connection| {
+            let result = work(connection);
+            drop(owned);
+            result
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    fn name(&self) -> &'static str {
+        "sqlite"
+    }
+
+    async fn migrate(&self, _now: Timestamp) -> Result<()> {
+        let dir = self.dir.clone();
+        let task = tokio::task::spawn_blocking(move || dir.migrate());
+        task.await.unwrap_or_else(|error| Err(StoreError::Unavailable(format!("the migration ended: {error}"))))
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.read(|connection| reads::watermark(connection).map(drop).map_err(Into::into)).await
+    }
+
+    async fn acquire(&self) -> Result<bool> {
+        // Nothing but the end of the process, or `close`, takes the lock from its owner.
+        let mut owned = self.owned();
+        if owned.is_none() {
+            *owned = self.dir.try_own()?.map(Arc::new);
+        }
+        Ok(owned.is_some())
+    }
+
+    async fn commit(&self, batch: &Batch) -> Result<()> {
+        let batch = batch.clone();
+        self.write_as_owner(move |connection| commit::commit(connection, &batch)).await
+    }
+
+    async fn stored(&self, ids: &[DeliveryId]) -> Result<Vec<DeliveryId>> {
+        let ids = ids.to_vec();
+        // Behind the writes asked for before: a commit whose caller gave up has ended by then, either way.
+        self.write(move |connection| commit::stored(connection, &ids)).await
+    }
+
+    async fn create_subscription(&self, new: NewSubscription, now: Timestamp) -> Result<Subscription> {
+        self.write(move |connection| subscriptions::create(connection, &new, now)).await
+    }
+
+    async fn subscription(&self, id: SubscriptionId) -> Result<Option<Subscription>> {
+        self.read(move |connection| subscriptions::get(connection, id)).await
+    }
+
+    async fn subscriptions(&self, after: Option<SubscriptionId>, limit: usize) -> Result<Vec<Subscription>> {
+        self.read(move |connection| subscriptions::list(connection, after, limit)).await
+    }
+
+    async fn update_subscription(
+        &self,
+        id: SubscriptionId,
+        change: SubscriptionChange,
+        now: Timestamp,
+    ) -> Result<Option<Subscription>> {
+        self.write(move |connection| subscriptions::update(connection, id, &change, now)).await
+    }
+
+    async fn delete_subscription(&self, id: SubscriptionId) -> Result<bool> {
+        self.write(move |connection| subscriptions::delete(connection, id)).await
+    }
+
+    async fn subscription_versions(&self, ids: &[SubscriptionId]) -> Result<Vec<(SubscriptionId, i64)>> {
+        let ids = ids.to_vec();
+        self.read(move |connection| subscriptions::versions(connection, &ids)).await
+    }
+
+    async fn recovery(&self) -> Result<Recovery> {
+        self.read(reads::recovery).await
+    }
+
+    async fn pending(&self, id: SubscriptionId, retry_limit: usize) -> Result<Pending> {
+        self.read(move |connection| reads::pending(connection, id, retry_limit)).await
+    }
+
+    async fn backlog_page(
+        &self,
+        id: SubscriptionId,
+        after: DeliveryId,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<BacklogPage> {
+        self.read(move |connection| reads::backlog_page(connection, id, after, limit, max_bytes)).await
+    }
+
+    async fn retries(&self, id: SubscriptionId, limit: usize) -> Result<Vec<Retry>> {
+        self.read(move |connection| reads::retries(connection, id, limit)).await
+    }
+
+    async fn retry_payloads(&self, ids: &[DeliveryId]) -> Result<Vec<Delivery>> {
+        let ids = ids.to_vec();
+        self.read(move |connection| reads::retry_payloads(connection, &ids)).await
+    }
+
+    async fn subscriptions_due(&self, before: Timestamp, limit: usize) -> Result<Vec<SubscriptionId>> {
+        self.read(move |connection| reads::subscriptions_due(connection, before, limit)).await
+    }
+
+    async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>> {
+        self.read(move |connection| status::delivery(connection, id)).await
+    }
+
+    async fn logs(&self, id: SubscriptionId, before: Option<Uuid>, limit: usize) -> Result<Vec<AttemptLog>> {
+        self.read(move |connection| status::logs(connection, id, before, limit)).await
+    }
+
+    /// Nothing to do: the file grows by itself.
+    async fn prepare(&self, _now: Timestamp) -> Result<JanitorCounts> {
+        Ok(JanitorCounts::default())
+    }
+
+    async fn expire(&self, cutoff: Timestamp, now: Timestamp, limit: usize) -> Result<JanitorCounts> {
+        let overdue = self.read(move |connection| janitor::overdue(connection, cutoff, limit)).await?;
+        if overdue.is_empty() {
+            return Ok(JanitorCounts::default());
+        }
+        let more = overdue.len() == limit;
+        let expired = self.write_as_owner(move |connection| janitor::expire(connection, &overdue, now)).await?;
+        Ok(JanitorCounts { expired, more, ..JanitorCounts::default() })
+    }
+
+    async fn prune(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts> {
+        self.write_as_owner(move |connection| janitor::prune(connection, cutoff, limit)).await
+    }
+
+    async fn close(&self) {
+        self.readers.close().await;
+        self.checkpointer.close().await;
+        if self.owned().is_some()
+            && let Err(error) = self.writer.run(|connection| checkpoint::checkpoint(connection, "TRUNCATE")).await
+        {
+            tracing::warn!(%error, "the write-ahead log could not be copied; the next start will do it");
+        }
+        self.writer.close().await;
+        *self.owned() = None;
+    }
+}

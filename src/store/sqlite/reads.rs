@@ -1,0 +1,116 @@
+//! What the engine reads: where to start from, the backlog, and what is to be retried.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::rows::{self, DELIVERY, RETRY, blob};
+use crate::delivery::{Delivery, DeliveryId, Retry, SubscriptionId, Timestamp};
+use crate::store::{BacklogPage, Pending, Recovery, Result};
+
+// Rows are read from the watermark on and without their payloads. The rowid decides where to start, because its order
+// is the order of the ids and a scan of the table itself needs no look-ups.
+pub(super) const UNTRIED: &str = "SELECT DISTINCT d.subscription_id FROM deliveries d NOT INDEXED \
+     WHERE d.seq > coalesce((SELECT seq FROM deliveries WHERE id <= ?1 ORDER BY id DESC LIMIT 1), 0) \
+     AND NOT EXISTS (SELECT 1 FROM delivery_logs WHERE delivery_id = d.id) \
+     AND NOT EXISTS (SELECT 1 FROM positions WHERE subscription_id = d.subscription_id) \
+     AND EXISTS (SELECT 1 FROM subscriptions WHERE id = d.subscription_id)";
+// The newest rows may be pruned; ids must stay above the watermark all the same, or nobody would look for them.
+const NEWEST_ID: &str = "SELECT max(id) FROM (SELECT max(id) AS id FROM deliveries \
+     UNION ALL SELECT max(id) FROM delivery_logs UNION ALL SELECT delivery_id FROM watermark)";
+// Every due row is looked at, those of disabled subscriptions included, but in the index alone.
+pub(super) const DUE: &str = "SELECT s.id FROM (SELECT subscription_id, min(next_attempt_at) AS first_at FROM retries \
+     INDEXED BY retries_by_time WHERE next_attempt_at < ?1 GROUP BY subscription_id) due \
+     JOIN subscriptions s ON s.id = due.subscription_id AND s.disabled IS NULL ORDER BY first_at, s.id LIMIT ?2";
+
+/// A limit as SQLite takes it.
+pub(super) fn limit(rows: usize) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
+}
+
+pub(super) fn recovery(connection: &mut Connection) -> Result<Recovery> {
+    // One transaction: all of it as of one moment.
+    let snapshot = connection.transaction()?;
+    let watermark = watermark(&snapshot)?;
+    let positions = snapshot
+        .prepare_cached("SELECT subscription_id, delivery_id FROM positions")?
+        .query_map([], |row| Ok((rows::subscription_id(row, 0)?, rows::delivery_id(row, 1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let untried = snapshot
+        .prepare_cached(UNTRIED)?
+        .query_map([blob(&watermark.unwrap_or(DeliveryId::MIN).0)], |row| rows::subscription_id(row, 0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let newest: Option<[u8; 16]> = snapshot.query_row(NEWEST_ID, [], |row| row.get(0))?;
+    Ok(Recovery { watermark, positions, untried, newest_id: newest.map(uuid::Uuid::from_bytes) })
+}
+
+pub(super) fn watermark(connection: &Connection) -> rusqlite::Result<Option<DeliveryId>> {
+    connection
+        .prepare_cached("SELECT delivery_id FROM watermark")?
+        .query_row([], |row| rows::delivery_id(row, 0))
+        .optional()
+}
+
+pub(super) fn pending(connection: &mut Connection, id: SubscriptionId, retry_limit: usize) -> Result<Pending> {
+    let snapshot = connection.transaction()?;
+    let position = snapshot
+        .prepare_cached("SELECT delivery_id FROM positions WHERE subscription_id = ?1")?
+        .query_row([id.0], |row| rows::delivery_id(row, 0))
+        .optional()?;
+    Ok(Pending { position, retries: retries(&snapshot, id, retry_limit)? })
+}
+
+/// One row more than asked for tells whether there is more.
+pub(super) fn backlog_page(
+    connection: &mut Connection,
+    id: SubscriptionId,
+    after: DeliveryId,
+    max_rows: usize,
+    max_bytes: usize,
+) -> Result<BacklogPage> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {DELIVERY} FROM deliveries d WHERE d.subscription_id = ?1 \
+         AND d.seq > coalesce((SELECT seq FROM deliveries WHERE id <= ?2 ORDER BY id DESC LIMIT 1), 0) \
+         AND NOT EXISTS (SELECT 1 FROM delivery_logs WHERE delivery_id = d.id) ORDER BY d.seq LIMIT ?3"
+    ))?;
+    let mut rows = statement.query(params![id.0, blob(&after.0), limit(max_rows.saturating_add(1))])?;
+    let mut page = BacklogPage { deliveries: Vec::new(), complete: true };
+    let mut bytes = 0;
+    while let Some(row) = rows.next()? {
+        bytes += row.get_ref(3)?.as_blob().map_or(0, <[u8]>::len);
+        let full = page.deliveries.len() == max_rows || bytes > max_bytes;
+        if full && (max_rows == 0 || !page.deliveries.is_empty()) {
+            page.complete = false;
+            break;
+        }
+        page.deliveries.push(rows::delivery(row)?);
+    }
+    Ok(page)
+}
+
+pub(super) fn retries(connection: &Connection, id: SubscriptionId, max_rows: usize) -> Result<Vec<Retry>> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {RETRY} FROM retries WHERE subscription_id = ?1 ORDER BY next_attempt_at, delivery_id LIMIT ?2"
+    ))?;
+    let found = statement.query_map(params![id.0, limit(max_rows)], rows::retry)?;
+    Ok(found.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(super) fn retry_payloads(connection: &mut Connection, ids: &[DeliveryId]) -> Result<Vec<Delivery>> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {DELIVERY} FROM retries r JOIN deliveries d ON d.id = r.delivery_id WHERE r.delivery_id = ?1"
+    ))?;
+    let mut found = Vec::new();
+    for id in ids {
+        found.extend(statement.query_row([blob(&id.0)], rows::delivery).optional()?);
+    }
+    Ok(found)
+}
+
+pub(super) fn subscriptions_due(
+    connection: &mut Connection,
+    before: Timestamp,
+    max_rows: usize,
+) -> Result<Vec<SubscriptionId>> {
+    let mut statement = connection.prepare_cached(DUE)?;
+    let found = statement.query_map(params![before.0, limit(max_rows)], |row| rows::subscription_id(row, 0))?;
+    Ok(found.collect::<rusqlite::Result<_>>()?)
+}

@@ -1,0 +1,104 @@
+//! Rows and the values that they hold.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rusqlite::Row;
+use rusqlite::types::Type;
+use uuid::Uuid;
+
+use crate::delivery::{
+    AttemptLog, Delivery, DeliveryId, EventTypePattern, Outcome, Retry, Subscription, SubscriptionId, Timestamp,
+};
+
+type Read<T> = rusqlite::Result<T>;
+
+/// The columns that [`subscription`] reads.
+pub(super) const SUBSCRIPTION: &str = "id, target_url, event_types, secret, disabled, version, created_at, updated_at";
+/// The columns that [`delivery`] reads.
+pub(super) const DELIVERY: &str = "d.id, d.subscription_id, d.event_type, d.payload";
+/// The columns that [`log`] reads.
+pub(super) const LOG: &str = "id, delivery_id, subscription_id, target_url, timestamp, attempt_number, outcome, \
+     http_status, error_details, duration_ms, response_body";
+/// The columns that [`retry`] reads.
+pub(super) const RETRY: &str = "delivery_id, subscription_id, attempt_number, next_attempt_at";
+
+/// An id as it is stored.
+pub(super) fn blob(id: &Uuid) -> &[u8] {
+    id.as_bytes()
+}
+
+pub(super) fn uuid(row: &Row<'_>, column: usize) -> Read<Uuid> {
+    row.get(column).map(Uuid::from_bytes)
+}
+
+pub(super) fn delivery_id(row: &Row<'_>, column: usize) -> Read<DeliveryId> {
+    uuid(row, column).map(DeliveryId)
+}
+
+pub(super) fn subscription_id(row: &Row<'_>, column: usize) -> Read<SubscriptionId> {
+    row.get(column).map(SubscriptionId)
+}
+
+pub(super) fn delivery(row: &Row<'_>) -> Read<Delivery> {
+    Ok(Delivery {
+        id: delivery_id(row, 0)?,
+        subscription_id: subscription_id(row, 1)?,
+        event_type: row.get(2)?,
+        payload: Bytes::from(row.get::<_, Vec<u8>>(3)?),
+    })
+}
+
+pub(super) fn log(row: &Row<'_>) -> Read<AttemptLog> {
+    let outcome = row.get(6)?;
+    Ok(AttemptLog {
+        id: uuid(row, 0)?,
+        delivery_id: delivery_id(row, 1)?,
+        subscription_id: subscription_id(row, 2)?,
+        target_url: row.get(3)?,
+        timestamp: Timestamp(row.get(4)?),
+        attempt_number: row.get(5)?,
+        outcome: Outcome::from_code(outcome).ok_or(rusqlite::Error::IntegralValueOutOfRange(6, outcome.into()))?,
+        http_status: row.get(7)?,
+        error_details: row.get(8)?,
+        duration_ms: row.get(9)?,
+        response_body: row.get(10)?,
+    })
+}
+
+pub(super) fn retry(row: &Row<'_>) -> Read<Retry> {
+    Ok(Retry {
+        delivery_id: delivery_id(row, 0)?,
+        subscription_id: subscription_id(row, 1)?,
+        attempt_number: row.get(2)?,
+        next_attempt_at: Timestamp(row.get(3)?),
+    })
+}
+
+pub(super) fn subscription(row: &Row<'_>) -> Read<Subscription> {
+    let disabled: Option<String> = row.get(4)?;
+    Ok(Subscription {
+        id: subscription_id(row, 0)?,
+        target_url: row.get(1)?,
+        event_types: patterns(&row.get::<_, Arc<str>>(2)?)?,
+        secret: row.get::<_, Option<String>>(3)?.map(Into::into),
+        disabled: disabled.map(|word| word.parse().map_err(|error: String| unreadable(4, error))).transpose()?,
+        version: row.get(5)?,
+        created_at: Timestamp(row.get(6)?),
+        updated_at: Timestamp(row.get(7)?),
+    })
+}
+
+/// Patterns as they are stored: a JSON array.
+pub(super) fn patterns_text(patterns: &[EventTypePattern]) -> String {
+    serde_json::Value::from(patterns.iter().map(EventTypePattern::as_str).collect::<Vec<_>>()).to_string()
+}
+
+fn patterns(text: &str) -> Read<Vec<EventTypePattern>> {
+    let texts: Vec<String> = serde_json::from_str(text).map_err(|error| unreadable(2, error))?;
+    texts.iter().map(|text| text.parse().map_err(|error| unreadable(2, error))).collect()
+}
+
+fn unreadable(column: usize, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error.into())
+}

@@ -1,0 +1,50 @@
+//! What people are shown: a delivery with its attempts, a subscription's log.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use uuid::Uuid;
+
+use super::reads::limit;
+use super::rows::{self, LOG, RETRY, blob};
+use crate::delivery::{AttemptLog, DeliveryId, SubscriptionId};
+use crate::store::{DeliveryRecord, Result};
+
+pub(super) fn delivery(connection: &mut Connection, id: DeliveryId) -> Result<Option<DeliveryRecord>> {
+    let snapshot = connection.transaction()?;
+    let found = snapshot
+        .prepare_cached(
+            "SELECT subscription_id, event_type, EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = subscription_id) \
+             FROM deliveries WHERE id = ?1",
+        )?
+        .query_row([blob(&id.0)], |row| Ok((rows::subscription_id(row, 0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    let Some((subscription_id, event_type, subscription_exists)) = found else { return Ok(None) };
+    let retry = snapshot
+        .prepare_cached(&format!("SELECT {RETRY} FROM retries WHERE delivery_id = ?1"))?
+        .query_row([blob(&id.0)], rows::retry)
+        .optional()?;
+    let attempts = snapshot
+        .prepare_cached(&format!("SELECT {LOG} FROM delivery_logs WHERE delivery_id = ?1 ORDER BY id"))?
+        .query_map([blob(&id.0)], rows::log)?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(Some(DeliveryRecord { id, subscription_id, event_type, retry, subscription_exists, attempts }))
+}
+
+// The janitor's rows can have ids a little out of order with the writer's, so the order is that of `seq`. `?2` may have
+// been pruned meanwhile: then the page goes on from the newest that is older.
+const BEFORE: &str = "coalesce((SELECT seq FROM delivery_logs WHERE id = ?2), \
+     (SELECT seq + 1 FROM delivery_logs WHERE id < ?2 ORDER BY id DESC LIMIT 1), 0)";
+
+pub(super) fn logs(
+    connection: &mut Connection,
+    id: SubscriptionId,
+    before: Option<Uuid>,
+    max_rows: usize,
+) -> Result<Vec<AttemptLog>> {
+    let older = before.map_or(String::new(), |_| format!("AND seq < {BEFORE}"));
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {LOG} FROM delivery_logs WHERE subscription_id = ?1 {older} ORDER BY seq DESC LIMIT ?3"
+    ))?;
+    let before = before.unwrap_or_default();
+    let found = statement.query_map(params![id.0, blob(&before), limit(max_rows)], rows::log)?;
+    Ok(found.collect::<rusqlite::Result<_>>()?)
+}

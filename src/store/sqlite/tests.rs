@@ -1,0 +1,163 @@
+//! What is this backend's own; the rules of every store are in `tests/store`.
+
+use std::os::unix::fs::PermissionsExt;
+
+use bytes::Bytes;
+use rusqlite::types::Value;
+use uuid::Builder;
+
+use super::*;
+use crate::store::SqliteStore;
+
+const T0: Timestamp = Timestamp(1_750_000_000_000);
+
+fn batch(payload_bytes: usize) -> Batch {
+    let delivery = |n: u8| Delivery {
+        id: DeliveryId(Builder::from_unix_timestamp_millis(T0.0.unsigned_abs(), &[n; 10]).into_uuid()),
+        subscription_id: SubscriptionId(1),
+        event_type: None,
+        payload: Bytes::from(vec![b'1'; payload_bytes]),
+    };
+    Batch { deliveries: (0..4).map(delivery).collect(), ..Batch::default() }
+}
+
+async fn owned(dir: &Path) -> SqliteStore {
+    let store = SqliteStore::open(dir).unwrap();
+    store.migrate(T0).await.unwrap();
+    assert!(store.acquire().await.unwrap());
+    store
+}
+
+fn ids(batch: &Batch) -> Vec<DeliveryId> {
+    batch.deliveries.iter().map(|delivery| delivery.id).collect()
+}
+
+/// Small tables look at every row whatever the plan; with millions of rows it is the plan that counts.
+#[tokio::test]
+async fn no_query_reads_a_large_table_from_end_to_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = owned(dir.path()).await;
+    let queries = [
+        reads::UNTRIED,
+        reads::DUE,
+        janitor::OLD_RETRIES,
+        janitor::OLD_UNTRIED,
+        janitor::OLD_BACKLOG,
+        janitor::PRUNE_DELIVERIES,
+        janitor::PRUNE_LOGS,
+    ];
+    for query in queries {
+        let plan = store.read(move |connection| plan(connection, query)).await.unwrap();
+        // `due` is the result of a subquery, `p` the positions, of which there is one for each that has fallen behind.
+        let scans = plan.iter().filter(|step| step.starts_with("SCAN"));
+        let large: Vec<_> =
+            scans.filter(|step| !["SCAN due", "SCAN p", "SCAN watermark"].contains(&&***step)).collect();
+        assert!(large.is_empty(), "{query}\n{plan:#?}");
+    }
+}
+
+fn plan(connection: &mut Connection, query: &str) -> Result<Vec<String>> {
+    let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {query}"))?;
+    let nulls = vec![Value::Null; statement.parameter_count()];
+    let steps = statement.query_map(rusqlite::params_from_iter(nulls), |row| row.get("detail"))?;
+    Ok(steps.collect::<rusqlite::Result<_>>()?)
+}
+
+#[tokio::test]
+async fn every_commit_is_synced() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = owned(dir.path()).await;
+    let pragma = |name: &'static str| {
+        store.write(move |connection| Ok(connection.pragma_query_value(None, name, |row| row.get::<_, Value>(0))?))
+    };
+    assert_eq!(pragma("synchronous").await.unwrap(), Value::Integer(2), "FULL");
+    assert_eq!(pragma("journal_mode").await.unwrap(), Value::Text("wal".to_owned()));
+}
+
+/// As a process that is killed at once leaves them.
+#[tokio::test]
+async fn the_files_hold_a_commit_as_soon_as_it_is_acknowledged() {
+    let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = owned(dir.path()).await;
+    let batch = batch(100);
+    store.commit(&batch).await.unwrap();
+    for file in ["hookpost.db", "hookpost.db-wal"] {
+        std::fs::copy(dir.path().join(file), copy.path().join(file)).unwrap();
+    }
+    let found = owned(copy.path()).await.stored(&ids(&batch)).await.unwrap();
+    assert_eq!(found, ids(&batch));
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_a_commit_and_heals() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = owned(dir.path()).await;
+    let batch = batch(1 << 20);
+    store.write(|connection| Ok(connection.pragma_update(None, "max_page_count", 100)?)).await.unwrap();
+    let error = store.commit(&batch).await.unwrap_err();
+    assert!(error.is_retryable(), "{error:?}");
+    assert!(store.stored(&ids(&batch)).await.unwrap().is_empty());
+    // The limit went with the connection that failed, as the disk's would with what someone deleted.
+    store.commit(&batch).await.unwrap();
+    assert_eq!(store.stored(&ids(&batch)).await.unwrap(), ids(&batch));
+}
+
+#[tokio::test]
+async fn a_checkpoint_empties_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = owned(dir.path()).await;
+    store.commit(&batch(1 << 20)).await.unwrap();
+    let pages = || store.write(|connection| Ok(checkpoint::log_pages(connection)?));
+    let long = pages().await.unwrap();
+    assert!(long > 1024, "{long}");
+    store.checkpointer.run(&store.writer).await.unwrap();
+    store.commit(&Batch { watermark: Some(DeliveryId::MIN), ..Batch::default() }).await.unwrap();
+    let short = pages().await.unwrap();
+    assert!(short < 10, "{short}");
+}
+
+#[tokio::test]
+async fn a_closed_store_leaves_nothing_in_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = owned(dir.path()).await;
+    store.commit(&batch(100)).await.unwrap();
+    store.close().await;
+    assert!(!dir.path().join("hookpost.db-wal").exists());
+    assert!(store.ping().await.is_err());
+}
+
+#[tokio::test]
+async fn only_its_user_can_read_the_data() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("some").join("data");
+    let store = owned(&dir).await;
+    store.commit(&batch(100)).await.unwrap();
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&dir), 0o700);
+    for entry in std::fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+    }
+}
+
+#[tokio::test]
+async fn a_data_directory_that_cannot_be_made_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let store = SqliteStore::open(file.path()).unwrap();
+    let path = file.path().display().to_string();
+    for error in [store.migrate(T0).await.unwrap_err(), store.acquire().await.unwrap_err()] {
+        assert!(error.to_string().contains(&path), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_schema_of_a_newer_version_is_refused_with_its_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = owned(dir.path()).await;
+    let newer = "INSERT INTO refinery_schema_history SELECT 999, 'newer', applied_on, checksum \
+         FROM refinery_schema_history LIMIT 1";
+    store.write(|connection| Ok(connection.execute_batch(newer)?)).await.unwrap();
+    let error = store.migrate(T0).await.unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt(_)), "{error:?}");
+    assert!(error.to_string().contains("hookpost.db"), "{error}");
+}
