@@ -154,13 +154,10 @@ impl Drop for Session {
 /// Certificates are verified against the platform's roots (or those that `SSL_CERT_FILE` names), also where `sslmode`
 /// would not ask for it. The roots are read only if TLS can be spoken at all.
 fn tls(mode: SslMode) -> Result<MakeRustlsConnect, InvalidDatabaseUrl> {
+    // The process has one provider; whoever comes second changes nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     if mode == SslMode::Disable {
-        let provider = rustls::crypto::ring::default_provider().into();
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| InvalidDatabaseUrl(format!("TLS cannot be set up: {error}")))?
-            .with_root_certificates(RootCertStore::empty())
-            .with_no_client_auth();
+        let config = ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth();
         return Ok(MakeRustlsConnect::new(config));
     }
     match MakeRustlsConnect::with_native_certs() {
@@ -228,6 +225,12 @@ mod tests {
         let mode = |url: &str| Connector::parse(&url.into()).expect("a good URL").config.get_ssl_mode();
         assert_eq!(mode("postgres://h/db"), SslMode::Disable);
         assert_eq!(mode("postgres://h/db?sslmode=disable"), SslMode::Disable);
+        for url in ["postgres://h/db?sslmode=require", "postgres://h/db?sslmode=verify-full"] {
+            match Connector::parse(&url.into()) {
+                Ok(connector) => assert_eq!(connector.config.get_ssl_mode(), SslMode::Require),
+                Err(error) => assert!(error.to_string().contains("no root certificates"), "{error}"),
+            }
+        }
     }
 
     #[test]
