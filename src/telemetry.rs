@@ -10,11 +10,11 @@ use std::io::{self, IsTerminal};
 use std::panic::PanicHookInfo;
 
 use anyhow::Context;
-use tracing::field::Field;
-use tracing_subscriber::field::MakeExt;
+use tracing::field::{Field, Visit};
+use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::filter::ParseError;
-use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
@@ -47,12 +47,11 @@ where
 {
     // A standard error that is closed must not bring the process down: the layer would report that there, and panic.
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).log_internal_errors(false);
-    let people = debug_fn(write_field).delimited(" ");
     match format {
         LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
         // `NO_COLOR` is already heeded by default; colour is only ever taken away here.
-        LogFormat::Pretty if color => layer.compact().fmt_fields(people).boxed(),
-        LogFormat::Pretty => layer.compact().fmt_fields(people).with_ansi(false).boxed(),
+        LogFormat::Pretty if color => layer.compact().fmt_fields(OneLine).boxed(),
+        LogFormat::Pretty => layer.compact().fmt_fields(OneLine).with_ansi(false).boxed(),
     }
 }
 
@@ -65,13 +64,43 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     tracing::error!(at, said, backtrace, "a thread or task panicked");
 }
 
-/// Writes a field's value with line breaks and terminal sequences escaped, so that a receiver's words can neither forge
-/// a line nor move the cursor. The formatter's own escaping covers only the message.
-fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
-    if field.name() != "message" {
-        write!(writer, "{field}=")?;
+/// `message name=value name=value`, with line breaks and terminal sequences escaped, so that a receiver's words can neither
+/// forge a line nor move the cursor. The layer's own escaping covers only the message.
+struct OneLine;
+
+impl<'w> FormatFields<'w> for OneLine {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut line = Line { writer, result: Ok(()), begun: false };
+        fields.record(&mut line);
+        line.result
     }
-    write!(Escaping(writer), "{value:?}")
+}
+
+struct Line<'w> {
+    writer: Writer<'w>,
+    result: fmt::Result,
+    begun: bool,
+}
+
+impl Line<'_> {
+    fn write(&mut self, name: &str, value: &dyn fmt::Debug) -> fmt::Result {
+        if std::mem::replace(&mut self.begun, true) {
+            self.writer.write_char(' ')?;
+        }
+        if name != "message" {
+            write!(self.writer, "{name}=")?;
+        }
+        write!(Escaping(&mut self.writer), "{value:?}")
+    }
+}
+
+impl Visit for Line<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        // Events of the `log` crate carry where they come from a second time, under these names.
+        if self.result.is_ok() && !field.name().starts_with("log.") {
+            self.result = self.write(field.name(), value);
+        }
+    }
 }
 
 struct Escaping<'a, 'w>(&'a mut Writer<'w>);
@@ -135,7 +164,7 @@ mod tests {
             tracing::info!(%error, "attempt failed");
         });
         assert_eq!(text.lines().count(), 1, "{text}");
-        assert!(text.contains("attempt failed") && text.contains("error=no\\n2030"), "{text}");
+        assert!(text.contains(": attempt failed error=no") && text.contains("error=no\\n2030"), "{text}");
         assert!(!text.contains('\u{1b}') && !text.contains('\r'), "{text}");
     }
 
