@@ -21,7 +21,8 @@ test: prerequisites $(if $(ARGS),,gates) ## Everything CI runs: format, clippy, 
 check: prerequisites gates doc deny test ## Before a pull request: `make test`, and the docs and the dependencies' licences and advisories
 
 bench: prerequisites ## Measure throughput and latency (release build, PostgreSQL and Redis of its own); ARGS go to the bench
-	@tests/with-services.sh cargo run $(LOCKED) --release -p hookpost-bench -- $(ARGS)
+	cargo build $(LOCKED) --release --workspace
+	@tests/with-services.sh target/release/hookpost-bench $(ARGS)
 
 fmt: ## Format the code
 	cargo fmt --all

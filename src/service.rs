@@ -55,7 +55,10 @@ impl Service {
         let store = open_store(&config)?;
         store.migrate(clock.wall()).await.context("the store could not be prepared")?;
         let cache: Arc<dyn Cache> = match &config.redis_url {
-            Some(url) => Arc::new(RedisCache::connect(url)?),
+            Some(url) => {
+                let store = store.identity().await.context("the store could not be read")?;
+                Arc::new(RedisCache::connect_with_prefix(url, &format!("hookpost:{store}"))?)
+            }
             None => Arc::new(NoCache::default()),
         };
         let policy = Arc::new(TargetPolicy::new(config.allow_targets.clone()));

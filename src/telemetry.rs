@@ -21,8 +21,9 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::config::{Config, LogFormat};
 
-/// Actors open a span for every message, at `info`. Put before the configured filter, which may say otherwise.
-const ALWAYS: &str = "ractor=warn";
+/// Actors open a span for every message, at `info`; the PostgreSQL client logs parameters, payloads and secrets among
+/// them, at `debug`. Put before the configured filter, which may say otherwise.
+const ALWAYS: &str = "ractor=warn,tokio_postgres=warn";
 
 /// Sends the logs of this process, panics included, where the configuration says. Once a process.
 ///

@@ -78,3 +78,11 @@ CREATE TABLE owner (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     process  uuid    NOT NULL
 );
+
+-- One row: which store this is. It is in the cache's keys, so that two stores behind one Redis cannot take each other's
+-- subscriptions for their own.
+CREATE TABLE identity (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    id       uuid    NOT NULL
+);
+INSERT INTO identity (id) VALUES (gen_random_uuid());

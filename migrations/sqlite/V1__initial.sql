@@ -69,3 +69,11 @@ CREATE TABLE watermark (
     only INTEGER PRIMARY KEY CHECK (only = 1),
     delivery_id BLOB NOT NULL
 ) STRICT;
+
+-- Which store this is. It is in the cache's keys, so that two stores behind one Redis cannot take each other's
+-- subscriptions for their own. One row.
+CREATE TABLE identity (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    id BLOB NOT NULL
+) STRICT;
+INSERT INTO identity VALUES (1, randomblob(16));

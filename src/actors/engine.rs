@@ -103,9 +103,11 @@ impl AcceptError {
 
 impl From<StoreError> for AcceptError {
     fn from(error: StoreError) -> Self {
+        // The error may name hosts: it is for the log, not for the caller.
+        tracing::warn!(%error, "an event was refused");
         match error {
-            StoreError::Unavailable(_) | StoreError::NotOwner => Self::unavailable(&error.to_string()),
-            StoreError::Rejected(_) | StoreError::Corrupt(_) => Self::Rejected(error.to_string()),
+            StoreError::Unavailable(_) | StoreError::NotOwner => Self::unavailable("the store is unavailable"),
+            StoreError::Rejected(_) | StoreError::Corrupt(_) => Self::Rejected("see the service's log".to_owned()),
         }
     }
 }
@@ -227,6 +229,11 @@ impl Engine {
             return Ok(Claim::on(again.entry));
         }
         Err(AcceptError::Busy { retry_after_s: RETRY_AFTER_S })
+    }
+
+    /// Puts a new subscription where its first event will look for it.
+    pub async fn subscription_created(&self, subscription: &Subscription) {
+        self.cache.put(subscription).await;
     }
 
     /// Tells everyone who caches it that this subscription has changed. Events that come after it see the change.

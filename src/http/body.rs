@@ -14,6 +14,8 @@ const SHARE_BYTES: usize = 1024;
 /// A body up to this size is copied out of the connection's read buffer. A slice would keep all of that buffer (8 KiB
 /// or more) for as long as the event waits, and the engine's budget counts payloads, not buffers.
 const COPY_UP_TO_BYTES: usize = 4096;
+/// How much of a body that is refused is read, so that its sender hears why: ordinary mistakes, not floods.
+const DISCARD_UP_TO_BYTES: usize = 8 * 1024 * 1024;
 /// What a caller is told to wait when bodies hold all the memory they may.
 const RETRY_AFTER_S: u64 = 1;
 
@@ -50,6 +52,40 @@ pub(super) struct Bodies {
 impl Bodies {
     pub fn new(limits: BodyLimits) -> Self {
         Self { limits, shares: Semaphore::new(limits.budget_bytes / SHARE_BYTES) }
+    }
+
+    /// As [`Self::read`]; a body that is refused is read to its end all the same, as [`Self::discard`] says.
+    pub async fn read_or_discard<B: Buf>(
+        &self,
+        announced: Option<u64>,
+        frames: &mut (impl Stream<Item = Result<B, warp::Error>> + Unpin),
+    ) -> Result<Bytes, Problem> {
+        match self.read(announced, &mut *frames).await {
+            Ok(body) => Ok(body),
+            Err(problem) => Err(self.discard(frames, problem).await),
+        }
+    }
+
+    /// Reads what is left of a refused request's body and keeps nothing of it. A connection that is closed while its
+    /// peer still writes loses the answer, and one that is kept with half a body in it is useless: what does not end
+    /// within bounds is closed, and the answer says so.
+    pub async fn discard<B: Buf>(
+        &self,
+        frames: &mut (impl Stream<Item = Result<B, warp::Error>> + Unpin),
+        problem: Problem,
+    ) -> Problem {
+        let rest = async {
+            let mut read = 0;
+            while let Some(Ok(frame)) = frames.next().await {
+                read += frame.remaining();
+                if read > DISCARD_UP_TO_BYTES {
+                    return false;
+                }
+            }
+            true
+        };
+        let ended = timeout(self.limits.timeout, rest).await.unwrap_or(false);
+        if ended { problem } else { problem.close_connection() }
     }
 
     /// The whole body. `announced` is its `Content-Length`; without one the largest size is reserved.
@@ -152,6 +188,19 @@ mod tests {
     async fn a_body_that_stalls_is_given_up() {
         let stalled = frames(&["0"]).chain(stream::pending());
         assert_eq!(Bodies::new(SMALL).read(None, stalled).await.unwrap_err().kind(), Kind::BodyTimeout);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_body_is_read_to_its_end_and_one_without_an_end_closes_the_connection() {
+        let bodies = Bodies::new(SMALL);
+        let refused = || Problem::new(Kind::PayloadTooLarge, "over the limit");
+        let mut ends = frames(&["01234", "56789", "x"]);
+        assert!(!bodies.discard(&mut ends, refused()).await.closes_connection());
+        assert!(ends.next().await.is_none());
+        let mut stalls = stream::pending::<Result<Bytes, _>>();
+        assert!(bodies.discard(&mut stalls, refused()).await.closes_connection());
+        let mut floods = stream::repeat_with(|| Ok(Bytes::from_static(&[0; 65_536])));
+        assert!(bodies.discard(&mut floods, refused()).await.closes_connection());
     }
 
     #[tokio::test]

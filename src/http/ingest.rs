@@ -65,13 +65,13 @@ async fn answer<B: Buf>(
     http: Arc<Http>,
     headers: Headers,
     length: Option<u64>,
-    body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
+    mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
 ) -> Response {
-    match ingest(&segment, &http, headers, length, body).await {
+    match ingest(&segment, &http, headers, length, &mut body).await {
         Ok((subscription, delivery)) => accepted(subscription, delivery),
         Err(problem) => {
             http.api.metrics.refused(problem.kind().name());
-            problem.into_response()
+            http.bodies.discard(&mut body, problem).await.into_response()
         }
     }
 }

@@ -44,6 +44,11 @@ pub(super) fn quoted(value: &str) -> String {
     format!("{shown:?}{cut}")
 }
 
+/// A name that a caller made up, cut likewise; JSON escapes it.
+pub(super) fn shortened(name: &str) -> String {
+    name.chars().take(MAX_FOUND_CHARS).collect()
+}
+
 /// An answer that is not 2xx. Boxed, so that a result with it stays small.
 #[derive(Debug)]
 pub(super) struct Problem(Box<Details>);
@@ -54,11 +59,12 @@ struct Details {
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
     header: Option<(header::HeaderName, HeaderValue)>,
+    close: bool,
 }
 
 impl Problem {
     pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Details { kind, detail: detail.into(), errors: Vec::new(), header: None }))
+        Self(Box::new(Details { kind, detail: detail.into(), errors: Vec::new(), header: None, close: false }))
     }
 
     pub fn with_errors(kind: Kind, errors: Vec<FieldError>) -> Self {
@@ -81,13 +87,24 @@ impl Problem {
         self
     }
 
+    /// The connection ends with the answer: the rest of the request is not wanted.
+    pub fn close_connection(mut self) -> Self {
+        self.0.close = true;
+        self
+    }
+
+    #[cfg(test)]
+    pub fn closes_connection(&self) -> bool {
+        self.0.close
+    }
+
     pub fn kind(&self) -> Kind {
         self.0.kind
     }
 
     pub fn into_response(self) -> Response {
         let body = self.json().to_string();
-        let Details { kind, header, .. } = *self.0;
+        let Details { kind, header, close, .. } = *self.0;
         let mut response = Response::new(body.into());
         *response.status_mut() = StatusCode::from_u16(kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
@@ -96,6 +113,9 @@ impl Problem {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some((name, value)) = header {
             headers.insert(name, value);
+        }
+        if close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }

@@ -37,6 +37,7 @@ macro_rules! away {
 
 away! {
     migrate(Timestamp) -> ();
+    identity() -> Uuid;
     ping() -> ();
     acquire() -> bool;
     commit(&Batch) -> ();

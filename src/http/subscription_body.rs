@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use secrecy::SecretString;
 use serde_json::{Map, Value};
 
-use super::problem::{FieldError, Kind, Problem, quoted};
+use super::problem::{FieldError, Kind, Problem, quoted, shortened};
 use crate::delivery::EventTypePattern;
 use crate::outbound::guard::TargetRefused;
 use crate::store::{NewSubscription, SubscriptionChange};
@@ -68,7 +68,7 @@ fn fields(body: &[u8], check_url: CheckUrl<'_>) -> Result<(Fields, Vec<FieldErro
             "event_type" => fields.event_types = kept(event_types(&value), &mut errors),
             "secret" => fields.secret = kept(secret(value).map_err(|error| vec![error]), &mut errors),
             // A mistyped name may carry a secret: its value is not shown.
-            _ => errors.push(FieldError::new(quoted(&name), "a field that does not exist", FIELDS)),
+            _ => errors.push(FieldError::new(shortened(&name), "a field that does not exist", FIELDS)),
         }
     }
     Ok((fields, errors))

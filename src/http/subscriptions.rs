@@ -62,15 +62,15 @@ impl<'a> From<&'a Subscription> for Shown<'a> {
 async fn create<B: Buf>(
     http: Arc<Http>,
     length: Option<u64>,
-    body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
+    mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
 ) -> Answer {
-    let body = http.bodies.read(length, body).await?;
+    let body = http.bodies.read_or_discard(length, &mut body).await?;
     let new = new_subscription(&body, &|url| http.api.policy.check_url(url))?;
     let created = http.api.store.create_subscription(new, http.api.clock.wall()).await?;
     let location = format!("/subscriptions/{}", created.id);
     let response = reply::json(StatusCode::CREATED, &Shown::from(&created))?;
     // The cache has it from the start, so that its first event does not wait for the store.
-    http.api.engine.subscription_changed(created).await;
+    http.api.engine.subscription_created(&created).await;
     Ok(with_header(response, header::LOCATION, &location))
 }
 
@@ -97,10 +97,10 @@ async fn replace<B: Buf>(
     segment: IdSegment,
     http: Arc<Http>,
     length: Option<u64>,
-    body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
+    mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
 ) -> Answer {
+    let body = http.bodies.read_or_discard(length, &mut body).await?;
     let id = segment.id()?;
-    let body = http.bodies.read(length, body).await?;
     let change = change(&body, &|url| http.api.policy.check_url(url))?;
     let changed = http.api.store.update_subscription(id, change, http.api.clock.wall()).await?;
     let changed = changed.ok_or_else(|| not_found(id))?;

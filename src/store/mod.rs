@@ -177,6 +177,8 @@ pub trait Store: Send + Sync + 'static {
     fn name(&self) -> &'static str;
     /// Brings the schema up to date, one process at a time, and makes sure that now can be written to.
     async fn migrate(&self, now: Timestamp) -> Result<()>;
+    /// Which store this is: the same for every process that uses it, after a migration.
+    async fn identity(&self) -> Result<Uuid>;
     /// Answers when the store can be read and, by its owner, written.
     async fn ping(&self) -> Result<()>;
 

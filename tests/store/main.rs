@@ -58,6 +58,7 @@ conformance! {
         migrating_again_and_at_the_same_time_is_no_error,
         migrating_works_while_another_process_owns_the_store,
         ping_answers,
+        its_identity_is_the_same_for_every_process_and_another_stores_is_another,
         it_says_its_name,
     }
     recovery {

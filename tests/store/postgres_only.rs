@@ -1,7 +1,5 @@
 //! What only PostgreSQL can do wrong: lose connections and servers, miss partitions, be shared by strangers.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers included")]
-
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -46,7 +46,8 @@ impl Purpose {
     /// Settings of the session. `synchronous_commit`: an answer means that it is on disk, whatever the server's default.
     /// `enable_seqscan`: a partition that is minutes old has no statistics, and every read here has its index. The
     /// reader's plans depend on the partition that an id falls into, the writer's on nothing. The keep-alives let
-    /// the server notice within 11 s that an owner is gone, and with it its right to commit.
+    /// the server notice within 11 s that an owner is gone, and with it its right to commit. Maintenance waits for locks
+    /// that nobody queues behind, and longer than `deadlock_timeout`, after which an autovacuum in the way ends itself.
     fn options(self) -> &'static str {
         match self {
             Self::Writer => {
@@ -59,7 +60,7 @@ impl Purpose {
                  -c idle_in_transaction_session_timeout=10s -c enable_seqscan=off -c plan_cache_mode=force_custom_plan"
             }
             Self::Maintenance => {
-                "-c synchronous_commit=on -c jit=off -c statement_timeout=30s -c lock_timeout=500ms \
+                "-c synchronous_commit=on -c jit=off -c statement_timeout=30s -c lock_timeout=2s \
                  -c idle_in_transaction_session_timeout=10s -c plan_cache_mode=force_custom_plan"
             }
         }
@@ -153,13 +154,10 @@ impl Drop for Session {
 /// Certificates are verified against the platform's roots (or those that `SSL_CERT_FILE` names), also where `sslmode`
 /// would not ask for it. The roots are read only if TLS can be spoken at all.
 fn tls(mode: SslMode) -> Result<MakeRustlsConnect, InvalidDatabaseUrl> {
+    // The process has one provider; whoever comes second changes nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     if mode == SslMode::Disable {
-        let provider = rustls::crypto::ring::default_provider().into();
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| InvalidDatabaseUrl(format!("TLS cannot be set up: {error}")))?
-            .with_root_certificates(RootCertStore::empty())
-            .with_no_client_auth();
+        let config = ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth();
         return Ok(MakeRustlsConnect::new(config));
     }
     match MakeRustlsConnect::with_native_certs() {
@@ -227,6 +225,12 @@ mod tests {
         let mode = |url: &str| Connector::parse(&url.into()).expect("a good URL").config.get_ssl_mode();
         assert_eq!(mode("postgres://h/db"), SslMode::Disable);
         assert_eq!(mode("postgres://h/db?sslmode=disable"), SslMode::Disable);
+        for url in ["postgres://h/db?sslmode=require", "postgres://h/db?sslmode=verify-full"] {
+            match Connector::parse(&url.into()) {
+                Ok(connector) => assert_eq!(connector.config.get_ssl_mode(), SslMode::Require),
+                Err(error) => assert!(error.to_string().contains("no root certificates"), "{error}"),
+            }
+        }
     }
 
     #[test]

@@ -129,6 +129,11 @@ impl Store for PostgresStore {
         Ok(())
     }
 
+    async fn identity(&self) -> Result<Uuid> {
+        let found = self.rows("SELECT id FROM identity", &[]).await?;
+        found.first().map(|row| row.get(0)).ok_or_else(|| StoreError::Corrupt("identity has no row".to_owned()))
+    }
+
     async fn ping(&self) -> Result<()> {
         let both = async {
             let found = self.rows("SELECT current_setting('transaction_read_only') = 'on'", &[]).await?;

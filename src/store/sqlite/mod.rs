@@ -111,6 +111,10 @@ impl Store for SqliteStore {
         task.await.unwrap_or_else(|error| Err(StoreError::Unavailable(format!("the migration ended: {error}"))))
     }
 
+    async fn identity(&self) -> Result<Uuid> {
+        self.read(|connection| Ok(connection.query_row("SELECT id FROM identity", [], |row| rows::uuid(row, 0))?)).await
+    }
+
     async fn ping(&self) -> Result<()> {
         self.read(|connection| reads::watermark(connection).map(drop).map_err(Into::into)).await
     }

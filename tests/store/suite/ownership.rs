@@ -79,6 +79,12 @@ pub async fn ping_answers(backend: &Backend) {
     store.ping().await.unwrap();
 }
 
+pub async fn its_identity_is_the_same_for_every_process_and_another_stores_is_another(backend: &Backend) {
+    let identity = backend.owned().await.identity().await.unwrap();
+    assert_eq!(backend.open().identity().await.unwrap(), identity);
+    assert_ne!(Backend::sqlite().owned().await.identity().await.unwrap(), identity);
+}
+
 pub async fn it_says_its_name(backend: &Backend) {
     let expected = match backend {
         Backend::Sqlite { .. } => "sqlite",
