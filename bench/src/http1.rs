@@ -28,12 +28,6 @@ impl Message<'_> {
     pub fn status(&self) -> u16 {
         self.head.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok()).unwrap_or(0)
     }
-
-    /// The path of a request.
-    pub fn path(&self) -> &str {
-        let line = self.head.split(|byte| *byte == b'\r').next().unwrap_or_default();
-        std::str::from_utf8(line).ok().and_then(|line| line.split(' ').nth(1)).unwrap_or_default()
-    }
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {

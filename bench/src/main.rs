@@ -33,8 +33,8 @@ struct Arguments {
     /// Where the figures are written as JSON.
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
-    /// A PostgreSQL server whose role may create databases; scenarios that need one are skipped without it.
-    #[arg(long)]
+    /// A PostgreSQL server whose role may create databases: `make bench` starts one.
+    #[arg(long, env = "TEST_DATABASE_URL")]
     database_url: Option<String>,
     /// Lists the scenarios and their goals.
     #[arg(long)]
@@ -61,8 +61,8 @@ async fn main() -> anyhow::Result<()> {
         scenarios::ALL.iter().for_each(|scenario| println!("{:<16} {}", scenario.name, scenario.about));
         return Ok(());
     }
-    let database_url = arguments.database_url.or_else(|| std::env::var("TEST_DATABASE_URL").ok());
-    let mut bench = scenarios::Bench::new(arguments.runs.max(1), arguments.shrink.max(1), database_url).await?;
+    let mut bench =
+        scenarios::Bench::new(arguments.runs.max(1), arguments.shrink.max(1), arguments.database_url).await?;
     let wanted =
         |name: &str| arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|w| name.contains(w.as_str()));
     for scenario in scenarios::ALL.iter().filter(|scenario| wanted(scenario.name)) {

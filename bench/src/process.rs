@@ -9,16 +9,12 @@ use anyhow::{Context, bail};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::clock::now_ns;
-
 /// How long a process may take to listen, migrations and recovery included.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub struct Process {
     child: Child,
     pub addr: SocketAddr,
-    /// From its start until it said that it listens.
-    pub ready_after: Duration,
 }
 
 /// What the kernel has counted for a process so far.
@@ -34,7 +30,10 @@ impl Process {
     /// The release build of the service.
     pub async fn service(environment: &[(&str, String)]) -> anyhow::Result<Self> {
         let mut command = Command::new(beside_this_program("hookpost")?);
-        command.args(["serve", "--dev", "--listen", "127.0.0.1:0"]).env("HOOKPOST_LOG", "hookpost=info");
+        command.args(["serve", "--listen", "127.0.0.1:0"]);
+        // As in production: no line per delivery.
+        command.env("HOOKPOST_LOG", "info").env("HOOKPOST_LOG_FORMAT", "json");
+        command.env("HOOKPOST_ALLOW_TARGETS", "127.0.0.0/8");
         command.envs(environment.iter().map(|(name, value)| (*name, value.clone())));
         Self::start(command).await
     }
@@ -47,7 +46,6 @@ impl Process {
     }
 
     async fn start(mut command: Command) -> anyhow::Result<Self> {
-        let started = now_ns();
         let mut child = command
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -56,7 +54,7 @@ impl Process {
             .with_context(|| format!("cannot start {:?}", command.as_std().get_program()))?;
         let stderr = child.stderr.take().context("no stderr")?;
         let addr = tokio::time::timeout(START_TIMEOUT, listening_at(stderr)).await??;
-        Ok(Self { child, addr, ready_after: Duration::from_nanos(now_ns() - started) })
+        Ok(Self { child, addr })
     }
 
     pub fn usage(&self) -> anyhow::Result<Usage> {
@@ -84,12 +82,10 @@ async fn listening_at(stderr: tokio::process::ChildStderr) -> anyhow::Result<Soc
         if let Some(at) = line.find("http://127.0.0.1:") {
             let rest = &line[at + "http://".len()..];
             let addr: String = rest.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect();
-            let verbose = std::env::var_os("BENCH_VERBOSE").is_some();
             tokio::spawn(async move {
                 while let Ok(Some(line)) = lines.next_line().await {
-                    if verbose {
-                        eprintln!("{line}");
-                    }
+                    // A warning in a benchmark is worth more than the figure.
+                    eprintln!("  {line}");
                 }
             });
             return Ok(addr.parse()?);
