@@ -69,6 +69,13 @@ pub fn check_event_type(text: &str) -> Result<(), InvalidEventType> {
     Ok(())
 }
 
+/// Every pattern that matches this event type: itself, `*`, and each of its prefixes with `.*`. A store finds the
+/// subscriptions that want an event by looking these up, instead of looking at every subscription.
+pub fn matching_patterns(event_type: &str) -> Vec<String> {
+    let prefixes = event_type.match_indices('.').map(|(at, _)| format!("{}.*", &event_type[..at]));
+    ["*".to_owned(), event_type.to_owned()].into_iter().chain(prefixes).collect()
+}
+
 /// Whether a subscription with these patterns wants an event of this type. No patterns means every event, an event
 /// without a type included.
 pub fn subscribed(patterns: &[EventTypePattern], event_type: Option<&str>) -> bool {
@@ -95,6 +102,19 @@ mod tests {
         assert!(!pattern("order.*").matches("order"));
         assert!(!pattern("order.*").matches("orders.created"));
         assert!(pattern("*").matches("anything"));
+    }
+
+    #[test]
+    fn the_patterns_that_match_are_those_that_say_so() {
+        for event_type in ["order", "order.created", "order.created.eu", "a..b", "a."] {
+            for text in matching_patterns(event_type) {
+                // Not every prefix makes a valid pattern; what is none, no subscription can have.
+                if let Ok(pattern) = text.parse::<EventTypePattern>() {
+                    assert!(pattern.matches(event_type), "{text} and {event_type}");
+                }
+            }
+        }
+        assert_eq!(matching_patterns("order.created.eu"), ["*", "order.created.eu", "order.*", "order.created.*"]);
     }
 
     #[test]

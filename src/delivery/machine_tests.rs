@@ -11,7 +11,13 @@ fn id(n: u128) -> DeliveryId {
 }
 
 fn delivery(n: u128) -> Delivery {
-    Delivery { id: id(n), subscription_id: SUBSCRIPTION, event_type: None, payload: Bytes::from_static(b"{}") }
+    Delivery {
+        id: id(n),
+        subscription_id: SUBSCRIPTION,
+        event_type: None,
+        payload: Bytes::from_static(b"{}"),
+        event_id: None,
+    }
 }
 
 fn answer(status: u16) -> AttemptResult {

@@ -7,7 +7,9 @@ mod schedule;
 mod state;
 mod types;
 
-pub use event_type::{EventTypePattern, InvalidEventType, MAX_EVENT_TYPE_CHARS, check_event_type, subscribed};
+pub use event_type::{
+    EventTypePattern, InvalidEventType, MAX_EVENT_TYPE_CHARS, check_event_type, matching_patterns, subscribed,
+};
 pub use machine::{Action, Input, Limits, MAX_READY, MAX_RETRIES_HELD, Machine, RetryChange};
 pub use schedule::RetrySchedule;
 pub use types::*;

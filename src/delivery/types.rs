@@ -99,11 +99,51 @@ impl FromStr for DeliveryId {
     }
 }
 
+/// The id of an event that was fanned out: a `UUIDv7`, below those of its deliveries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EventId(pub Uuid);
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for EventId {
+    type Err = uuid::Error;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Uuid::from_str(text).map(Self)
+    }
+}
+
+/// The tenant of whatever names none.
+pub const DEFAULT_TENANT: &str = "default";
+
+/// One event for every subscription of its tenant that wants it. Its payload is stored once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Given by the writer.
+    pub id: EventId,
+    /// Whose subscriptions are asked.
+    pub tenant: Arc<str>,
+    /// As the producer named it.
+    pub event_type: Arc<str>,
+    /// Kept for subscriptions that want order by key.
+    pub ordering_key: Option<Arc<str>>,
+    /// The body of every delivery, byte for byte as it was received.
+    pub payload: Bytes,
+    /// How many deliveries it was fanned out to; zero when nobody wanted it.
+    pub deliveries: u32,
+}
+
 /// Who wants which events, and where they go.
 #[derive(Clone, Debug)]
 pub struct Subscription {
     /// Given by the store.
     pub id: SubscriptionId,
+    /// Whose it is.
+    pub tenant: Arc<str>,
     /// Where deliveries are sent: an absolute `http` or `https` URL.
     pub target_url: Arc<str>,
     /// Patterns of event types (`order.created`, `order.*`); empty means every event.
@@ -160,6 +200,8 @@ pub struct Delivery {
     pub event_type: Option<Arc<str>>,
     /// The body, byte for byte as it was received.
     pub payload: Bytes,
+    /// The event that it came from by fan-out, if it did. The payload is then stored with the event and not here.
+    pub event_id: Option<EventId>,
 }
 
 /// How one attempt ended, in the words of the log.

@@ -11,10 +11,10 @@ use warp::http::{Request, header};
 use super::openapi::tests::assert_matches;
 use super::*;
 use crate::cache::NoCache;
-use crate::delivery::{AttemptLog, Delivery, DeliveryId, Retry, Subscription, Timestamp};
+use crate::delivery::{AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, Subscription, Timestamp};
 use crate::store::{
-    BacklogPage, Batch, DeliveryRecord, JanitorCounts, NewSubscription, Pending, Recovery, Result, StoreError,
-    SubscriptionChange,
+    BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, NewSubscription, Pending,
+    Recovery, Result, StoreError, SubscriptionChange,
 };
 
 /// A store out of reach.
@@ -42,6 +42,12 @@ away! {
     acquire() -> bool;
     commit(&Batch) -> ();
     stored(&[DeliveryId]) -> Vec<DeliveryId>;
+    stored_events(&[EventId]) -> Vec<EventId>;
+    idempotency_keys(&[(Arc<str>, Arc<str>)]) -> Vec<IdempotencyKey>;
+    matching(&str, &str) -> Vec<SubscriptionId>;
+    event(EventId) -> Option<Event>;
+    event_deliveries(EventId, DeliveryId, usize) -> Vec<EventDelivery>;
+    prune_keys(Timestamp, usize) -> JanitorCounts;
     create_subscription(NewSubscription, Timestamp) -> Subscription;
     subscription(SubscriptionId) -> Option<Subscription>;
     subscriptions(Option<SubscriptionId>, usize) -> Vec<Subscription>;

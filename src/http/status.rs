@@ -127,6 +127,7 @@ mod tests {
         let next_attempt_at = Timestamp(1_700_000_010_000);
         let retry = Retry { delivery_id: id, subscription_id, attempt_number: 2, next_attempt_at };
         DeliveryRecord {
+            event_id: None,
             id,
             subscription_id,
             event_type: None,

@@ -42,6 +42,7 @@ pub(super) fn new_subscription(body: &[u8], check_url: CheckUrl<'_>) -> Result<N
     }
     refuse_if_any(errors)?;
     Ok(NewSubscription {
+        tenant: crate::delivery::DEFAULT_TENANT.into(),
         target_url: fields.target_url.unwrap_or_default(),
         event_types: fields.event_types.unwrap_or_default(),
         secret: fields.secret.flatten(),

@@ -137,6 +137,7 @@ mod tests {
 
     fn subscription() -> Subscription {
         Subscription {
+            tenant: crate::delivery::DEFAULT_TENANT.into(),
             id: SubscriptionId(1),
             target_url: "https://a.example/".into(),
             event_types: vec!["order.*".parse().unwrap()],

@@ -26,8 +26,9 @@ pub use super::target::Target;
 /// Deadline of a connection, TLS included: a receiver that cannot be reached in this time is down, and the attempt's
 /// place is wanted.
 const MAX_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most idle connections kept to one host: as many as one subscription has attempts under way.
-const MAX_IDLE_PER_HOST: usize = 32;
+/// Most idle connections kept to one host. Many subscriptions may share a host, and a connection that is closed and
+/// opened again for each attempt costs more than the attempt.
+const MAX_IDLE_PER_HOST: usize = 256;
 /// Idle connections are closed before most servers and middleboxes close them: a delivery sent into a connection that
 /// is being closed fails for no fault of the receiver.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);

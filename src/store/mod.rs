@@ -18,7 +18,8 @@ use secrecy::SecretString;
 use uuid::Uuid;
 
 use crate::delivery::{
-    AttemptLog, Delivery, DeliveryId, DisabledReason, EventTypePattern, Retry, Subscription, SubscriptionId, Timestamp,
+    AttemptLog, Delivery, DeliveryId, DisabledReason, Event, EventId, EventTypePattern, Outcome, Retry, Subscription,
+    SubscriptionId, Timestamp,
 };
 
 pub use postgres::{InvalidDatabaseUrl, PostgresStore};
@@ -60,6 +61,8 @@ pub struct NewSubscription {
     pub event_types: Vec<EventTypePattern>,
     /// Verifies ingest, signs deliveries.
     pub secret: Option<SecretString>,
+    /// Whose it is. Never changes.
+    pub tenant: String,
 }
 
 /// What an update replaces. `None` leaves a field as it is.
@@ -78,7 +81,11 @@ pub struct SubscriptionChange {
 /// One commit. Appends in the common case; the other tables change only for deliveries that failed.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// Appended to `deliveries`, in order of id.
+    /// Appended to `events`.
+    pub events: Vec<Event>,
+    /// Appended to `idempotency_keys`. One that is held already, unless by this very batch, refuses the batch.
+    pub keys: Vec<IdempotencyKey>,
+    /// Appended to `deliveries`, in order of id. One that names an event is stored without its payload.
     pub deliveries: Vec<Delivery>,
     /// Appended to `delivery_logs`.
     pub logs: Vec<AttemptLog>,
@@ -95,13 +102,46 @@ pub struct Batch {
 impl Batch {
     /// Whether there is nothing to commit.
     pub fn is_empty(&self) -> bool {
-        self.deliveries.is_empty()
+        self.events.is_empty()
+            && self.keys.is_empty()
+            && self.deliveries.is_empty()
             && self.logs.is_empty()
             && self.retries.is_empty()
             && self.settled.is_empty()
             && self.positions.is_empty()
             && self.watermark.is_none()
     }
+}
+
+/// A key under which a producer may send the same request again, and what the first one came to. It counts for as long
+/// as its row exists, which is at least a day.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// What the key is unique in: `ingest/7`, `events/default`.
+    pub scope: Arc<str>,
+    /// As the producer chose it.
+    pub key: Arc<str>,
+    /// SHA-256 of what was sent.
+    pub request_hash: [u8; 32],
+    /// The delivery (`ingest/…`) or the event (`events/…`) that it stands for.
+    pub outcome: Uuid,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+}
+
+/// One delivery of an event, as `/events/{id}` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventDelivery {
+    /// The delivery.
+    pub id: DeliveryId,
+    /// Whose it is.
+    pub subscription_id: SubscriptionId,
+    /// How its last attempt ended, if there was one.
+    pub last_outcome: Option<Outcome>,
+    /// Its next attempt, if one is planned.
+    pub retry: Option<Retry>,
+    /// Whether its subscription still exists.
+    pub subscription_exists: bool,
 }
 
 /// What a starting owner needs to know.
@@ -136,6 +176,8 @@ pub struct DeliveryRecord {
     pub subscription_id: SubscriptionId,
     /// As the producer named it.
     pub event_type: Option<Arc<str>>,
+    /// The event that it came from by fan-out, if it did.
+    pub event_id: Option<EventId>,
     /// Its next attempt, if one is planned.
     pub retry: Option<Retry>,
     /// Whether its subscription still exists.
@@ -189,6 +231,18 @@ pub trait Store: Send + Sync + 'static {
     /// Which of these deliveries are stored: decides the fate of a commit whose reply was lost. Order is kept.
     async fn stored(&self, ids: &[DeliveryId]) -> Result<Vec<DeliveryId>>;
 
+    /// Which of these events are stored, likewise. Order is kept.
+    async fn stored_events(&self, ids: &[EventId]) -> Result<Vec<EventId>>;
+    /// Those of these keys, given as (scope, key), that are held. Order is not kept.
+    async fn idempotency_keys(&self, keys: &[(Arc<str>, Arc<str>)]) -> Result<Vec<IdempotencyKey>>;
+
+    /// The enabled subscriptions of the tenant that want events of this type, by id. Reads these and no others.
+    async fn matching(&self, tenant: &str, event_type: &str) -> Result<Vec<SubscriptionId>>;
+    /// The event, if it is stored.
+    async fn event(&self, id: EventId) -> Result<Option<Event>>;
+    /// Up to `limit` deliveries of the event with ids above `after`, by id.
+    async fn event_deliveries(&self, id: EventId, after: DeliveryId, limit: usize) -> Result<Vec<EventDelivery>>;
+
     /// Stores a subscription and gives it its id.
     async fn create_subscription(&self, new: NewSubscription, now: Timestamp) -> Result<Subscription>;
     /// The subscription, if it exists.
@@ -238,6 +292,9 @@ pub trait Store: Send + Sync + 'static {
     async fn expire(&self, cutoff: Timestamp, now: Timestamp, limit: usize) -> Result<JanitorCounts>;
     /// Drops or deletes what is older than `cutoff`, at most `limit` rows where rows are deleted.
     async fn prune(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts>;
+
+    /// Deletes up to `limit` idempotency keys that were accepted before `cutoff`.
+    async fn prune_keys(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts>;
 
     /// Closes connections and files. Nothing may be called after it.
     async fn close(&self);

@@ -404,7 +404,7 @@ impl Pending {
 
     fn add(&mut self, id: DeliveryId, submission: Submission) {
         let Submission { claim, subscription_id, event_type, payload, reply } = submission;
-        self.batch.deliveries.push(Delivery { id, subscription_id, event_type, payload });
+        self.batch.deliveries.push(Delivery { id, subscription_id, event_type, payload, event_id: None });
         self.claims.push(claim);
         self.replies.push(Some(reply));
     }

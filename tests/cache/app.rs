@@ -76,6 +76,7 @@ pub async fn soon<T>(what: impl Future<Output = T>) -> T {
 /// Subscription [`ID`] as of this version.
 pub fn subscription(version: i64) -> Subscription {
     Subscription {
+        tenant: hookpost::delivery::DEFAULT_TENANT.into(),
         id: ID,
         target_url: format!("https://receiver.example/v{version}").into(),
         event_types: vec!["order.*".parse().unwrap()],

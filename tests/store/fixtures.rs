@@ -25,6 +25,7 @@ pub fn days(days: u32) -> i64 {
 /// A delivery accepted `ms` after [`T0`].
 pub fn delivery(subscription_id: SubscriptionId, ms: i64) -> Delivery {
     Delivery {
+        event_id: None,
         id: DeliveryId(id(ms)),
         subscription_id,
         event_type: Some(Arc::from("order.created")),
@@ -91,7 +92,12 @@ pub async fn subscribe(store: &Arc<dyn Store>) -> SubscriptionId {
 }
 
 pub async fn create(store: &Arc<dyn Store>, target_url: &str) -> Subscription {
-    let new = NewSubscription { target_url: target_url.to_owned(), event_types: vec![], secret: None };
+    let new = NewSubscription {
+        target_url: target_url.to_owned(),
+        event_types: vec![],
+        secret: None,
+        tenant: hookpost::delivery::DEFAULT_TENANT.into(),
+    };
     store.create_subscription(new, T0).await.unwrap()
 }
 

@@ -48,6 +48,7 @@ pub(super) fn decode(id: SubscriptionId, copy: &str) -> Option<Subscription> {
 impl Cached {
     fn into_subscription(self) -> Option<Subscription> {
         Some(Subscription {
+            tenant: crate::delivery::DEFAULT_TENANT.into(),
             id: self.id,
             target_url: self.target_url.into(),
             event_types: self.event_types.iter().map(|pattern| pattern.parse().ok()).collect::<Option<_>>()?,
@@ -68,6 +69,7 @@ mod tests {
 
     fn subscription() -> Subscription {
         Subscription {
+            tenant: crate::delivery::DEFAULT_TENANT.into(),
             id: ID,
             target_url: "https://receiver.example/hook".into(),
             event_types: vec!["order.*".parse().unwrap()],

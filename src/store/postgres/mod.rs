@@ -18,6 +18,8 @@ mod subscriptions;
 
 use std::time::Duration;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use deadpool_postgres::{Object, Pool};
 use secrecy::SecretString;
@@ -31,10 +33,12 @@ use self::error::{is_missing_partition, pool_error, store_error, too_slow};
 use self::owner::{COMMIT_DEADLINE, Owner};
 use self::partitions::Cell;
 use super::{
-    BacklogPage, Batch, DeliveryRecord, JanitorCounts, NewSubscription, Pending, Recovery, Result, Store, StoreError,
-    SubscriptionChange,
+    BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, NewSubscription, Pending,
+    Recovery, Result, Store, StoreError, SubscriptionChange,
 };
-use crate::delivery::{AttemptLog, Delivery, DeliveryId, Retry, Subscription, SubscriptionId, Timestamp};
+use crate::delivery::{
+    AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, Subscription, SubscriptionId, Timestamp,
+};
 
 pub use self::connection::InvalidDatabaseUrl;
 
@@ -161,6 +165,30 @@ impl Store for PostgresStore {
 
     async fn stored(&self, ids: &[DeliveryId]) -> Result<Vec<DeliveryId>> {
         self.which_are_stored(ids).await
+    }
+
+    async fn stored_events(&self, _ids: &[EventId]) -> Result<Vec<EventId>> {
+        todo!()
+    }
+
+    async fn idempotency_keys(&self, _keys: &[(Arc<str>, Arc<str>)]) -> Result<Vec<IdempotencyKey>> {
+        todo!()
+    }
+
+    async fn matching(&self, _tenant: &str, _event_type: &str) -> Result<Vec<SubscriptionId>> {
+        todo!()
+    }
+
+    async fn event(&self, _id: EventId) -> Result<Option<Event>> {
+        todo!()
+    }
+
+    async fn event_deliveries(&self, _id: EventId, _after: DeliveryId, _limit: usize) -> Result<Vec<EventDelivery>> {
+        todo!()
+    }
+
+    async fn prune_keys(&self, _cutoff: Timestamp, _limit: usize) -> Result<JanitorCounts> {
+        todo!()
     }
 
     async fn create_subscription(&self, new: NewSubscription, now: Timestamp) -> Result<Subscription> {

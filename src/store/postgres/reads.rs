@@ -103,6 +103,7 @@ impl PostgresStore {
         // The attempts were read a moment later: what was planned may have happened since.
         let ahead = |retry: &Retry| attempts.iter().all(|attempt| attempt.attempt_number < retry.attempt_number);
         Ok(Some(DeliveryRecord {
+            event_id: None,
             id,
             subscription_id: SubscriptionId(get(row, "subscription_id")?),
             event_type: get::<Option<String>>(row, "event_type")?.map(Into::into),

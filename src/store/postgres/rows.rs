@@ -41,6 +41,7 @@ pub(super) fn subscription(row: &Row) -> Result<Subscription> {
     let parse = |pattern: &String| pattern.parse().map_err(|_| corrupt("event_types", pattern));
     let disabled: Option<String> = get(row, "disabled")?;
     Ok(Subscription {
+        tenant: crate::delivery::DEFAULT_TENANT.into(),
         id: SubscriptionId(get(row, "id")?),
         target_url: get::<String>(row, "target_url")?.into(),
         event_types: event_types.iter().map(parse).collect::<Result<_>>()?,
@@ -54,6 +55,7 @@ pub(super) fn subscription(row: &Row) -> Result<Subscription> {
 
 pub(super) fn delivery(row: &Row, subscription_id: SubscriptionId) -> Result<Delivery> {
     Ok(Delivery {
+        event_id: None,
         id: DeliveryId(get(row, "id")?),
         subscription_id,
         event_type: shared(get(row, "event_type")?),

@@ -24,10 +24,12 @@ use rusqlite::Connection;
 use uuid::Uuid;
 
 use super::{
-    BacklogPage, Batch, DeliveryRecord, JanitorCounts, NewSubscription, Pending, Recovery, Result, Store, StoreError,
-    SubscriptionChange,
+    BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, NewSubscription, Pending,
+    Recovery, Result, Store, StoreError, SubscriptionChange,
 };
-use crate::delivery::{AttemptLog, Delivery, DeliveryId, Retry, Subscription, SubscriptionId, Timestamp};
+use crate::delivery::{
+    AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, Subscription, SubscriptionId, Timestamp,
+};
 use checkpoint::Checkpointer;
 use connections::{Connections, Kind};
 use files::DataDir;
@@ -137,6 +139,30 @@ impl Store for SqliteStore {
         let ids = ids.to_vec();
         // Behind the writes asked for before: a commit whose caller gave up has ended by then, either way.
         self.write(move |connection| commit::stored(connection, &ids)).await
+    }
+
+    async fn stored_events(&self, _ids: &[EventId]) -> Result<Vec<EventId>> {
+        todo!()
+    }
+
+    async fn idempotency_keys(&self, _keys: &[(Arc<str>, Arc<str>)]) -> Result<Vec<IdempotencyKey>> {
+        todo!()
+    }
+
+    async fn matching(&self, _tenant: &str, _event_type: &str) -> Result<Vec<SubscriptionId>> {
+        todo!()
+    }
+
+    async fn event(&self, _id: EventId) -> Result<Option<Event>> {
+        todo!()
+    }
+
+    async fn event_deliveries(&self, _id: EventId, _after: DeliveryId, _limit: usize) -> Result<Vec<EventDelivery>> {
+        todo!()
+    }
+
+    async fn prune_keys(&self, _cutoff: Timestamp, _limit: usize) -> Result<JanitorCounts> {
+        todo!()
     }
 
     async fn create_subscription(&self, new: NewSubscription, now: Timestamp) -> Result<Subscription> {

@@ -42,6 +42,7 @@ pub(super) fn subscription_id(row: &Row<'_>, column: usize) -> Read<Subscription
 
 pub(super) fn delivery(row: &Row<'_>) -> Read<Delivery> {
     Ok(Delivery {
+        event_id: None,
         id: delivery_id(row, 0)?,
         subscription_id: subscription_id(row, 1)?,
         event_type: row.get(2)?,
@@ -78,6 +79,7 @@ pub(super) fn retry(row: &Row<'_>) -> Read<Retry> {
 pub(super) fn subscription(row: &Row<'_>) -> Read<Subscription> {
     let disabled: Option<String> = row.get(4)?;
     Ok(Subscription {
+        tenant: crate::delivery::DEFAULT_TENANT.into(),
         id: subscription_id(row, 0)?,
         target_url: row.get(1)?,
         event_types: patterns(&row.get::<_, Arc<str>>(2)?)?,

@@ -26,7 +26,7 @@ pub(super) fn delivery(connection: &mut Connection, id: DeliveryId) -> Result<Op
         .prepare_cached(&format!("SELECT {LOG} FROM delivery_logs WHERE delivery_id = ?1 ORDER BY id"))?
         .query_map([blob(&id.0)], rows::log)?
         .collect::<rusqlite::Result<_>>()?;
-    Ok(Some(DeliveryRecord { id, subscription_id, event_type, retry, subscription_exists, attempts }))
+    Ok(Some(DeliveryRecord { id, subscription_id, event_type, event_id: None, retry, subscription_exists, attempts }))
 }
 
 // The janitor's rows can have ids a little out of order with the writer's, so the order is that of `seq`. `?2` may have

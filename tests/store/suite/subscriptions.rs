@@ -13,6 +13,7 @@ fn patterns(texts: &[&str]) -> Vec<EventTypePattern> {
 
 fn new(secret: Option<&str>) -> NewSubscription {
     NewSubscription {
+        tenant: hookpost::delivery::DEFAULT_TENANT.into(),
         target_url: "https://receiver.example/hook?q=é".to_owned(),
         event_types: patterns(&["order.*", "invoice.paid"]),
         secret: secret.map(Into::into),
