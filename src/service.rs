@@ -103,9 +103,9 @@ impl Service {
         self.addr
     }
 
-    /// Resolves when another process has taken the store: stop at once, everything in memory is stale.
-    pub async fn lost(&self) {
-        self.engine.lost().await;
+    /// Resolves, with the reason, when the process can deliver no more: end it at once, everything in memory is stale.
+    pub async fn lost(&self) -> String {
+        self.engine.lost().await
     }
 
     /// Stops accepting, finishes what is in flight, writes its log, closes the store.
@@ -136,7 +136,10 @@ async fn wait_and_take_over(engine: &Engine, parts: Parts) -> anyhow::Result<Run
         match parts.store.acquire().await {
             Ok(true) => {
                 tracing::info!("the other process stopped; delivering from now on");
-                return take_over(engine, parts).await;
+                match parts.store.recovery().await {
+                    Ok(recovery) => return Ok(engine.take_over(parts, recovery).await?),
+                    Err(error) => tracing::error!(%error, "the store could not be read; trying again"),
+                }
             }
             Ok(false) => {}
             Err(error) => tracing::warn!(%error, "on standby, and the store cannot be reached"),

@@ -1,12 +1,12 @@
 //! What the HTTP side may ask of the delivery engine, and how it is started and drained.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use ractor::{Actor, ActorRef};
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{SetOnce, broadcast, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -33,12 +33,14 @@ const RETRY_AFTER_S: u64 = 2;
 pub struct Engine {
     store: Arc<dyn Store>,
     cache: Arc<dyn Cache>,
-    running: Arc<OnceLock<Handles>>,
+    running: Arc<SetOnce<Handles>>,
 }
 
 struct Handles {
     node: Arc<Node>,
     supervisor: ActorRef<supervisor::Message>,
+    /// Which of the engine's tasks has ended, if one has. Only a stop should end them.
+    ended: watch::Sender<Option<&'static str>>,
 }
 
 /// A subscription whose actor runs, as of the moment of asking.
@@ -159,18 +161,23 @@ impl Engine {
     /// Starts delivering, over a store that this process has acquired.
     pub async fn take_over(&self, parts: Parts, recovery: Recovery) -> Result<Running, ractor::SpawnErr> {
         let changes = parts.cache.changes();
+        let latest = parts.clock.steady() + parts.limits.longest_wait();
+        if let Err(error) = parts.store.bring_retries_forward(latest).await {
+            tracing::warn!(%error, "retries that a clock set back has put off could not be looked for");
+        }
         let (writer, writer_task) =
             Writer::start(parts.store.clone(), parts.clock, recovery.newest_id, parts.metrics.clone());
-        let node = Node::new(parts, writer);
+        let node = Node::new(parts, writer, recovery.watermark.unwrap_or(DeliveryId::MIN));
         let arguments = supervisor::Arguments { node: node.clone(), recovery };
         let (supervisor, supervisor_task) = Actor::spawn(None, Supervisor, arguments).await?;
+        let ended = watch::Sender::new(None);
         let running = Running {
-            writer: writer_task,
-            changes: tokio::spawn(follow(changes, supervisor.clone())),
-            janitor: tokio::spawn(Janitor::new(node.clone()).run()),
-            supervisor: supervisor_task,
+            writer: watched("writer", &ended, writer_task),
+            changes: watched("changes", &ended, tokio::spawn(follow(changes, supervisor.clone()))),
+            janitor: watched("janitor", &ended, tokio::spawn(Janitor::new(node.clone()).run())),
+            supervisor: watched("supervisor", &ended, supervisor_task),
         };
-        let _ = self.running.set(Handles { node, supervisor });
+        let _ = self.running.set(Handles { node, supervisor, ended });
         Ok(running)
     }
 
@@ -259,7 +266,7 @@ impl Engine {
         let not_ready = match node {
             None => Some(STANDBY),
             Some(node) if node.is_draining() => Some("draining: this process is stopping"),
-            Some(node) if !node.writer.is_up() => Some("the store is unavailable"),
+            Some(node) if !node.writer.is_up() || !node.is_reachable() => Some("the store is unavailable"),
             Some(_) => None,
         };
         EngineStatus {
@@ -271,19 +278,23 @@ impl Engine {
         }
     }
 
-    /// Resolves when another process has taken the store from this one.
-    pub async fn lost(&self) {
-        let Some(handles) = self.running.get() else { return std::future::pending().await };
-        let mut lost = handles.node.writer.lost();
-        if lost.wait_for(Option::is_some).await.is_err() {
-            std::future::pending::<()>().await;
-        }
+    /// Resolves when this process can deliver no more and should end: another has taken the store, or a part of the
+    /// engine has ended that only a stop should end. Says why.
+    pub async fn lost(&self) -> String {
+        let handles = self.running.wait().await;
+        let (mut lost, mut ended) = (handles.node.writer.lost(), handles.ended.subscribe());
+        let reason = tokio::select! {
+            biased;
+            Ok(lost) = lost.wait_for(Option::is_some) => lost.as_ref().map(ToString::to_string),
+            Ok(part) = ended.wait_for(Option::is_some) => part.map(|part| format!("the {part} has ended")),
+        };
+        reason.unwrap_or_default()
     }
 
     /// Starts no new attempt, waits up to `patience` for those under way, and writes what is left to write. What was
     /// not finished is in the store and goes on with the next start.
     pub async fn drain(&self, running: Running, patience: Duration) {
-        let Some(Handles { node, supervisor }) = self.running.get() else { return };
+        let Some(Handles { node, supervisor, .. }) = self.running.get() else { return };
         node.draining.store(true, Ordering::Relaxed);
         let _ = supervisor.cast(supervisor::Message::Drain);
         // Every permit back means: every attempt ended and its log row is durable.
@@ -326,6 +337,25 @@ async fn heard(
     let (done, wait) = oneshot::channel();
     if supervisor.cast(message(done)).is_ok() {
         let _ = wait.await;
+    }
+}
+
+/// Tells when a task has ended, however it did.
+fn watched(name: &'static str, ended: &watch::Sender<Option<&'static str>>, task: JoinHandle<()>) -> JoinHandle<()> {
+    let ended = ended.clone();
+    tokio::spawn(async move {
+        // Aborting the watcher must abort the task, too.
+        let _task = AbortOnDrop(task.abort_handle());
+        let _ = task.await;
+        ended.send_replace(Some(name));
+    })
+}
+
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

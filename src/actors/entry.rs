@@ -11,7 +11,9 @@ use ractor::ActorRef;
 
 use super::node::Node;
 use super::subscription::Message;
-use crate::delivery::{Delivery, DeliveryId, MAX_READY, Subscription, SubscriptionId, Timestamp};
+use crate::delivery::{
+    Delivery, DeliveryId, MAX_HELD_BYTES, MAX_READY, Machine, Subscription, SubscriptionId, Timestamp,
+};
 use crate::outbound::client::Target;
 use crate::outbound::signing::SigningKeys;
 use crate::store::writer::Sink;
@@ -48,15 +50,20 @@ pub(super) struct Entry {
 struct Intake {
     /// `None` before the first start and while a crashed actor waits for its restart.
     actor: Option<ActorRef<Message>>,
+    /// Whether the actor has read where it starts. Before that nothing here is news, and nothing may be written or closed
+    /// on its account.
+    started: bool,
     /// Passivated or deleted: whoever still holds the entry looks the subscription up again.
     closed: bool,
     /// Deliveries are left to the store until the actor has caught up.
     behind: bool,
     /// What is committed while the actor reads what may be its last page; `None` when nobody reads, or it overflowed.
     tail: Option<Vec<Delivery>>,
-    /// Deliveries in the mailbox, and in the machine as of its last message.
+    /// Deliveries in the mailbox, and what the machine holds as of its last message.
     unread: usize,
+    unread_bytes: usize,
     ready: usize,
+    held_bytes: usize,
     /// Submissions that are with the writer.
     submitted: usize,
     /// Attempts whose log rows are with the writer.
@@ -89,11 +96,14 @@ impl Entry {
             config: ArcSwap::new(config),
             intake: Mutex::new(Intake {
                 actor: None,
+                started: false,
                 closed: false,
                 behind: true,
                 tail: None,
                 unread: 0,
+                unread_bytes: 0,
                 ready: 0,
+                held_bytes: 0,
                 submitted: 0,
                 recording: 0,
                 last_committed: DeliveryId::MIN,
@@ -112,13 +122,15 @@ impl Entry {
         self.config.load_full()
     }
 
-    /// Takes a newer configuration; whether it was newer.
+    /// Takes a newer configuration and tells the actor; `false` when the entry is closed, and the change is nobody's yet.
     pub fn reconfigure(&self, config: Arc<Config>) -> bool {
-        let newer = self.config.load().subscription.version < config.subscription.version;
-        if newer {
+        // Under the lock, so that no actor leaves between the change and the word of it.
+        let intake = self.lock();
+        if !intake.closed && self.config.load().subscription.version < config.subscription.version {
             self.config.store(config);
+            intake.cast(Message::Reconfigured);
         }
-        newer
+        !intake.closed
     }
 
     pub fn cast(&self, message: Message) {
@@ -139,9 +151,10 @@ impl Entry {
     pub fn attach(&self, actor: ActorRef<Message>) {
         let mut intake = self.lock();
         intake.actor = Some(actor);
+        intake.started = false;
         intake.behind = true;
         intake.tail = None;
-        (intake.unread, intake.ready) = (0, 0);
+        (intake.unread, intake.unread_bytes, intake.ready, intake.held_bytes) = (0, 0, 0, 0);
     }
 
     /// The actor crashed.
@@ -165,6 +178,7 @@ impl Entry {
             intake.seeking = true;
             intake.must_look = true;
         }
+        intake.started = true;
         intake.behind = intake.must_look || intake.last_committed > intake.tried_through;
         (intake.tried_through, intake.behind)
     }
@@ -189,25 +203,37 @@ impl Entry {
         Some((tail, intake.last_committed))
     }
 
-    /// The actor has handled a message.
-    pub fn sync(&self, read: usize, ready: usize, tried_through: DeliveryId) {
+    /// The actor has handled a message, which brought in a delivery of `read` bytes or none.
+    pub fn sync(&self, read: Option<usize>, machine: &Machine) {
         let mut intake = self.lock();
-        intake.unread = intake.unread.saturating_sub(read);
-        intake.ready = ready;
-        // The machine knows nothing of what was committed and not read by it yet.
-        intake.tried_through = tried_through;
+        if let Some(bytes) = read {
+            intake.unread = intake.unread.saturating_sub(1);
+            intake.unread_bytes = intake.unread_bytes.saturating_sub(bytes);
+        }
+        if intake.started {
+            intake.ready = machine.ready();
+            intake.held_bytes = machine.held_bytes();
+            // The machine knows nothing of what was committed and not read by it yet.
+            intake.tried_through = machine.tried_through();
+        }
     }
 
     /// What the subscription's row in `positions` should become, if it should change. `must` asks for one however
     /// little it trails.
     pub fn wanted_position(&self, must: bool) -> Option<Option<DeliveryId>> {
         let now = self.node.parts.clock.wall();
+        // Held until the row is given up in memory, so that the watermark does not pass what is untried here meanwhile.
+        let watermark = self.node.watermark();
         let mut intake = self.lock();
+        if !intake.started {
+            return None;
+        }
         let trails = |by: Duration| intake.trails() && intake.tried_through < DeliveryId::floor_at(now - by);
         let wanted = match intake.position {
             None if must || trails(BEHIND_AFTER) => Some(Some(intake.tried_through)),
             None => None,
-            Some(_) if !must && !trails(REJOIN_BELOW) => {
+            // By the clock alone it might: one that was set back makes everything look recent.
+            Some(_) if !must && !trails(REJOIN_BELOW) && intake.tried_through >= *watermark => {
                 // First the watermark waits for it again, then its row goes.
                 intake.position = None;
                 Some(None)
@@ -235,9 +261,10 @@ impl Entry {
     /// Whether its actor has something to consider: a position to save, or its leave.
     pub fn wants_review(&self) -> bool {
         let intake = self.lock();
-        intake.trails() || intake.position.is_some() || {
-            self.node.parts.clock.steady().since(intake.last_used) >= PASSIVATE_AFTER
-        }
+        intake.started
+            && (intake.trails() || intake.position.is_some() || {
+                self.node.parts.clock.steady().since(intake.last_used) >= PASSIVATE_AFTER
+            })
     }
 
     /// A log row is handed to the writer.
@@ -254,10 +281,12 @@ impl Entry {
         self.lock().closed
     }
 
-    /// Closes the entry if nothing is on its way to the actor and nothing would be forgotten.
-    pub fn try_close(&self) -> bool {
+    /// Closes the entry if nothing is on its way to the actor and nothing would be forgotten. `enabled` is what the actor
+    /// knows: when it is not so any more, word of it is in the mailbox.
+    pub fn try_close(&self, enabled: bool) -> bool {
         let mut intake = self.lock();
-        let quiet = intake.submitted == 0 && intake.unread == 0;
+        let heard = enabled == self.config.load().subscription.disabled.is_none();
+        let quiet = intake.started && heard && intake.submitted == 0 && intake.unread == 0;
         let safe = !intake.trails() || intake.position.is_some();
         intake.closed |= quiet && safe;
         intake.closed
@@ -299,8 +328,11 @@ impl Sink for Entry {
             }
             return;
         }
-        if intake.unread + intake.ready < MAX_READY && !self.node.must_spill() {
+        let bytes = intake.unread_bytes + intake.held_bytes;
+        let fits = bytes == 0 || bytes + delivery.payload.len() <= MAX_HELD_BYTES;
+        if fits && intake.unread + intake.ready < MAX_READY && !self.node.must_spill() {
             intake.unread += 1;
+            intake.unread_bytes += delivery.payload.len();
             if intake.cast(Message::Accepted(delivery)) {
                 return;
             }

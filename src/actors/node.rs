@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use super::entry::Entry;
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::delivery::{RetrySchedule, SubscriptionId};
+use crate::delivery::{DeliveryId, RetrySchedule, SubscriptionId};
 use crate::metrics::Metrics;
 use crate::outbound::client::AttemptClient;
 use crate::store::Store;
@@ -24,6 +24,9 @@ pub const MAX_PAYLOAD_BYTES: usize = 64 * 1024 * 1024;
 /// From here on committed payloads are left to the store, so that the other half stays for new events.
 const SPILL_BYTES: usize = MAX_PAYLOAD_BYTES / 2;
 
+/// Longest `Retry-After` that is honoured: an hour is patience, a day is a receiver that forgot us.
+pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
 /// What an operator decides about delivery.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -33,6 +36,13 @@ pub struct Limits {
     pub attempt_timeout: Duration,
     /// How long deliveries and logs are kept.
     pub retention: Duration,
+}
+
+impl Limits {
+    /// Longer than any wait for a retry that can be meant.
+    pub(super) fn longest_wait(&self) -> Duration {
+        self.retry_schedule.longest().max(MAX_RETRY_AFTER) * 2
+    }
 }
 
 /// What the engine is made of.
@@ -57,17 +67,23 @@ pub(super) struct Node {
     /// One permit an attempt, from its start until its log row is durable.
     pub attempts: Arc<Semaphore>,
     pub draining: AtomicBool,
+    /// Whether the store answered when it was last read.
+    pub reachable: AtomicBool,
+    /// As last handed to the writer. Whoever decides on what it may not pass holds it meanwhile.
+    watermark: Mutex<DeliveryId>,
     payload_bytes: Arc<AtomicUsize>,
     directory: RwLock<HashMap<SubscriptionId, Arc<Entry>>>,
 }
 
 impl Node {
-    pub fn new(parts: Parts, writer: Writer) -> Arc<Self> {
+    pub fn new(parts: Parts, writer: Writer, watermark: DeliveryId) -> Arc<Self> {
         Arc::new(Self {
             parts,
             writer,
             attempts: Arc::new(Semaphore::new(MAX_ATTEMPTS)),
             draining: AtomicBool::new(false),
+            reachable: AtomicBool::new(true),
+            watermark: Mutex::new(watermark),
             payload_bytes: Arc::default(),
             directory: RwLock::default(),
         })
@@ -77,12 +93,22 @@ impl Node {
         self.draining.load(Ordering::Relaxed)
     }
 
+    pub fn is_reachable(&self) -> bool {
+        self.reachable.load(Ordering::Relaxed)
+    }
+
+    pub fn watermark(&self) -> MutexGuard<'_, DeliveryId> {
+        self.watermark.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub fn attempts_in_flight(&self) -> usize {
         MAX_ATTEMPTS - self.attempts.available_permits()
     }
 
     pub fn entry(&self, id: SubscriptionId) -> Option<Arc<Entry>> {
-        self.directory.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+        let found = self.directory.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        // One that is closed is about to be removed; another may take its place.
+        found.filter(|entry| !entry.is_closed())
     }
 
     pub fn entries(&self) -> Vec<Arc<Entry>> {

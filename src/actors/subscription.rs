@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::entry::{Entry, PASSIVATE_AFTER};
-use super::node::Node;
+use super::entry::{Config, Entry, PASSIVATE_AFTER};
+use super::node::{MAX_RETRY_AFTER, Node};
 use super::supervisor;
 use crate::delivery::{
     Action, AttemptLog, AttemptResult, Delivery, DeliveryId, Input, Limits, MAX_RETRIES_HELD, Machine, Outcome, Retry,
@@ -19,8 +20,6 @@ use crate::store::{BacklogPage, Pending, StoreError, SubscriptionChange};
 
 /// Most attempts of one subscription under way or not yet logged.
 const MAX_IN_FLIGHT: usize = 32;
-/// Longest `Retry-After` that is honoured: an hour is patience, a day is a receiver that forgot us.
-const MAX_RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(3600);
 /// An actor is not passivated when it has something to do within this time.
 const PASSIVATION_HORIZON: std::time::Duration = std::time::Duration::from_secs(60);
 
@@ -33,7 +32,9 @@ pub(super) enum Message {
     Page(Result<BacklogPage, StoreError>),
     Retries(Result<Vec<Retry>, StoreError>),
     Payloads(Vec<DeliveryId>, Result<Vec<Delivery>, StoreError>),
-    Attempted(DeliveryId, u32, AttemptResult, tokio::sync::OwnedSemaphorePermit),
+    Attempted(Box<Attempted>),
+    /// An attempt was not made: it is deleted or disabled, or the process is stopping.
+    NotSent(DeliveryId),
     Recorded(DeliveryId),
     Wake,
     /// Its entry has a newer configuration.
@@ -44,6 +45,16 @@ pub(super) enum Message {
     Review,
     /// A task of its own panicked.
     TaskLost,
+}
+
+/// An attempt that ended.
+pub(super) struct Attempted {
+    id: DeliveryId,
+    number: u32,
+    result: AttemptResult,
+    /// What it was made with; the subscription may have been changed since.
+    config: Arc<Config>,
+    permit: OwnedSemaphorePermit,
 }
 
 pub(super) struct SubscriptionActor;
@@ -62,8 +73,8 @@ pub(super) struct State {
     /// Attempts and reads. They end with the actor.
     tasks: JoinSet<()>,
     wakeup: Option<(Timestamp, AbortHandle)>,
-    /// The permits of attempts that ended in this message, until their records take them.
-    permit: Option<tokio::sync::OwnedSemaphorePermit>,
+    /// Of the attempt that ended in this message, until its record takes them.
+    ended: Option<(Arc<Config>, OwnedSemaphorePermit)>,
 }
 
 impl Actor for SubscriptionActor {
@@ -78,9 +89,10 @@ impl Actor for SubscriptionActor {
             schedule: node.parts.limits.retry_schedule.clone(),
             max_in_flight: MAX_IN_FLIGHT,
             max_retry_after: MAX_RETRY_AFTER,
+            retention: node.parts.limits.retention,
         };
         let machine = Machine::new(entry.id, limits, enabled);
-        Ok(State { entry, node, supervisor, machine, tasks: JoinSet::new(), wakeup: None, permit: None })
+        Ok(State { entry, node, supervisor, machine, tasks: JoinSet::new(), wakeup: None, ended: None })
     }
 
     async fn post_start(&self, myself: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -95,17 +107,20 @@ impl Actor for SubscriptionActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         while state.tasks.try_join_next().is_some() {}
-        let read = usize::from(matches!(message, Message::Accepted(_)));
+        let read = match &message {
+            Message::Accepted(delivery) => Some(delivery.payload.len()),
+            _ => None,
+        };
         if let Some(input) = state.input(&myself, message)? {
             let now = state.node.parts.clock.steady();
             state.machine.handle(now, input);
             while let Some(action) = state.machine.poll_action() {
                 state.perform(action, &myself);
             }
-            state.permit = None;
+            state.ended = None;
             state.arm(&myself);
         }
-        state.entry.sync(read, state.machine.ready(), state.machine.tried_through());
+        state.entry.sync(read, &state.machine);
         if state.machine.is_deleted() && !state.machine.is_busy() {
             myself.stop(Some("deleted".to_owned()));
         }
@@ -118,15 +133,15 @@ impl State {
     fn input(&mut self, myself: &ActorRef<Message>, message: Message) -> Result<Option<Input>, ActorProcessingErr> {
         Ok(Some(match message {
             Message::Accepted(delivery) => Input::Accepted(delivery),
-            Message::Attempted(id, number, result, permit) => {
-                self.node.parts.metrics.attempted(
-                    &result,
-                    number,
-                    self.node.parts.clock.wall().since(id.accepted_at()),
-                );
-                self.permit = Some(permit);
-                Input::Attempted { id, result }
+            Message::Attempted(attempted) => {
+                let Attempted { id, number, result, config, permit } = *attempted;
+                let waited = self.node.parts.clock.wall().since(id.accepted_at());
+                self.node.parts.metrics.attempted(&result, number, waited);
+                let stale = config.subscription.version != self.entry.config().subscription.version;
+                self.ended = Some((config, permit));
+                Input::Attempted { id, result, stale }
             }
+            Message::NotSent(id) => Input::NotSent(id),
             Message::Recorded(id) => Input::Recorded(id),
             Message::Loaded(Ok(pending)) => self.started(pending),
             Message::Loaded(Err(error)) => {
@@ -184,6 +199,10 @@ impl State {
         match action {
             Action::Attempt { delivery, number } => self.attempt(delivery, number, myself),
             Action::Record { id, number, outcome, result, retry } => self.record(id, number, outcome, result, retry),
+            // The node holds as much as it may: no more comes in, except what keeps this subscription going.
+            Action::LoadPage { .. } if self.node.must_spill() && self.machine.held_bytes() > 0 => {
+                let _ = myself.cast(Message::Page(Err(StoreError::Unavailable("no memory is left for it".to_owned()))));
+            }
             Action::LoadPage { after, limit } => {
                 self.entry.begin_page();
                 let (id, max_bytes) = (self.entry.id, self.node.page_bytes());
@@ -207,14 +226,17 @@ impl State {
     }
 
     fn attempt(&mut self, delivery: Delivery, number: u32, myself: &ActorRef<Message>) {
-        let config = self.entry.config();
+        let entry = self.entry.clone();
         self.spawn(myself, move |node, myself| async move {
+            let id = delivery.id;
             // The semaphore is never closed.
             let Ok(permit) = node.attempts.clone().acquire_owned().await else { return };
-            if node.is_draining() {
+            // After the wait for a place, which may have been long: what was changed meanwhile counts.
+            let config = entry.config();
+            if node.is_draining() || entry.is_closed() || config.subscription.disabled.is_some() {
+                let _ = myself.cast(Message::NotSent(id));
                 return;
             }
-            let id = delivery.id;
             let request = AttemptRequest {
                 target: &config.target,
                 keys: config.keys.as_deref(),
@@ -224,19 +246,19 @@ impl State {
                 timeout: node.parts.limits.attempt_timeout,
             };
             let result = node.parts.client.attempt(request).await;
-            let _ = myself.cast(Message::Attempted(id, number, result, permit));
+            let _ = myself.cast(Message::Attempted(Box::new(Attempted { id, number, result, config, permit })));
         });
     }
 
     fn record(&mut self, id: DeliveryId, number: u32, outcome: Outcome, result: AttemptResult, retry: RetryChange) {
-        let Some(permit) = self.permit.take() else { return };
+        let (config, permit) = self.ended.take().map_or_else(|| (self.entry.config(), None), |(c, p)| (c, Some(p)));
         log_outcome(id, self.entry.id, number, outcome, &result);
         self.node.parts.metrics.outcome(outcome);
         let log = AttemptLog {
             id: uuid::Uuid::nil(),
             delivery_id: id,
             subscription_id: self.entry.id,
-            target_url: self.entry.config().subscription.target_url.clone(),
+            target_url: config.subscription.target_url.clone(),
             timestamp: result.started_at,
             attempt_number: number,
             outcome,
@@ -252,17 +274,23 @@ impl State {
     fn disable(&mut self, reason: crate::delivery::DisabledReason, myself: &ActorRef<Message>) {
         tracing::warn!(subscription_id = %self.entry.id, reason = reason.as_str(), "disabling the subscription");
         let id = self.entry.id;
-        let supervisor = self.supervisor.clone();
+        let (supervisor, entry) = (self.supervisor.clone(), self.entry.clone());
+        let version = entry.config().subscription.version;
         self.spawn(myself, move |node, _| async move {
-            let change = SubscriptionChange { disabled: Some(Some(reason)), ..SubscriptionChange::default() };
-            match node.parts.store.update_subscription(id, change, node.parts.clock.wall()).await {
-                Ok(Some(subscription)) => {
-                    node.parts.cache.changed(&subscription).await;
-                    let _ = supervisor.cast(supervisor::Message::Changed(Box::new(subscription), None));
+            // Until the store has it: meanwhile this actor makes no attempt, and the producers do not know why.
+            while entry.config().subscription.version == version {
+                let change = SubscriptionChange { disabled: Some(Some(reason)), ..SubscriptionChange::default() };
+                match node.parts.store.update_subscription(id, change, node.parts.clock.wall()).await {
+                    Ok(Some(subscription)) => {
+                        let changed = Box::new(subscription.clone());
+                        let _ = supervisor.cast(supervisor::Message::Changed(changed, None));
+                        node.parts.cache.changed(&subscription).await;
+                        return;
+                    }
+                    Ok(None) => return,
+                    Err(error) => tracing::error!(subscription_id = %id, %error, "could not disable the subscription"),
                 }
-                Ok(None) => {}
-                // The receiver will say it again.
-                Err(error) => tracing::error!(subscription_id = %id, %error, "could not disable the subscription"),
+                tokio::time::sleep(STORE_RETRY).await;
             }
         });
     }
@@ -274,7 +302,7 @@ impl State {
             self.node.writer.position(self.entry.clone(), self.entry.id, position);
         }
         let idle = self.machine.is_idle(self.node.parts.clock.steady() + PASSIVATION_HORIZON);
-        if idle && self.entry.is_unused(PASSIVATE_AFTER) && self.entry.try_close() {
+        if idle && self.entry.is_unused(PASSIVATE_AFTER) && self.entry.try_close(self.machine.is_enabled()) {
             self.node.remove(&self.entry);
             self.node.parts.metrics.passivated();
             myself.stop(Some("idle".to_owned()));
@@ -362,7 +390,7 @@ fn log_outcome(
     match outcome {
         Outcome::Success => tracing::debug!(delivery_id = %id, %subscription_id, attempt, "delivered"),
         Outcome::FailedAttempt => {
-            tracing::info!(delivery_id = %id, %subscription_id, attempt, error, "attempt failed; it will be retried");
+            tracing::debug!(delivery_id = %id, %subscription_id, attempt, error, "attempt failed; it will be retried");
         }
         Outcome::Failure => {
             tracing::warn!(delivery_id = %id, %subscription_id, attempt, error, "delivery failed for good");

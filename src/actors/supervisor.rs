@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -84,7 +85,6 @@ pub(super) struct State {
     recovering: usize,
     actors: HashMap<ActorId, Arc<Entry>>,
     crashes: BTreeMap<SubscriptionId, u32>,
-    watermark: DeliveryId,
 }
 
 impl Actor for Supervisor {
@@ -104,7 +104,6 @@ impl Actor for Supervisor {
             recovering: 0,
             actors: HashMap::new(),
             crashes: BTreeMap::new(),
-            watermark,
         })
     }
 
@@ -307,11 +306,11 @@ impl State {
             if activation.changed.as_ref().is_none_or(|known| known.version < subscription.version) {
                 activation.changed = Some(subscription);
             }
-        } else if let Some(entry) = self.node.entry(id) {
-            if entry.reconfigure(Config::new(*subscription)) {
-                entry.cast(subscription::Message::Reconfigured);
-            }
-        } else if subscription.disabled.is_none() {
+            return;
+        }
+        let enabled = subscription.disabled.is_none();
+        let taken = self.node.entry(id).is_some_and(|entry| entry.reconfigure(Config::new(*subscription)));
+        if !taken && enabled {
             // It may just have been enabled, with a backlog that nothing else would wake it for.
             self.activate(id, None);
         }
@@ -328,8 +327,9 @@ impl State {
         }
     }
 
+    /// A subscription without an actor is looked at, too: it may have been enabled, with a backlog.
     fn hint(&self, id: SubscriptionId, version: i64) {
-        if self.node.entry(id).is_some_and(|entry| entry.config().subscription.version < version) {
+        if self.node.entry(id).is_none_or(|entry| entry.config().subscription.version < version) {
             self.refresh(id);
         }
     }
@@ -348,13 +348,16 @@ impl State {
     }
 
     fn look_for_due(&self) {
-        if self.node.is_draining() || !self.node.writer.is_up() {
+        if self.node.is_draining() {
             return;
         }
         let (node, myself) = (self.node.clone(), self.myself.clone());
         tokio::spawn(async move {
             let before = node.parts.clock.steady() + DUE_PERIOD * 2;
-            match node.parts.store.subscriptions_due(before, MAX_DUE).await {
+            let due = node.parts.store.subscriptions_due(before, MAX_DUE).await;
+            // Once a second, whatever else is going on: what readiness is told by.
+            node.reachable.store(due.is_ok(), Ordering::Relaxed);
+            match due {
                 Ok(ids) => {
                     let passive: Vec<_> = ids.into_iter().filter(|id| node.entry(*id).is_none()).collect();
                     if !passive.is_empty() {
@@ -374,10 +377,11 @@ impl State {
         let entries = self.node.entries();
         let recovered = self.recovering == 0 && self.to_recover.is_empty();
         if recovered {
+            let mut last = self.node.watermark();
             let watermark =
                 entries.iter().filter_map(|entry| entry.watermark_bound()).fold(trail.min(settled), DeliveryId::min);
-            if watermark > self.watermark {
-                self.watermark = watermark;
+            if watermark > *last {
+                *last = watermark;
                 self.node.writer.watermark(watermark);
             }
         }
@@ -388,6 +392,7 @@ impl State {
 
     fn reconcile(&self) {
         const CHUNK: usize = 1000;
+        self.look_for_parked();
         let ids: Vec<_> = self.node.entries().iter().map(|entry| entry.id).collect();
         for chunk in ids.chunks(CHUNK) {
             let (node, myself, asked) = (self.node.clone(), self.myself.clone(), chunk.to_vec());
@@ -397,6 +402,18 @@ impl State {
                 }
             });
         }
+    }
+
+    /// Enabled subscriptions with a backlog and no actor: one that was enabled through another process, whose word of it
+    /// was lost.
+    fn look_for_parked(&self) {
+        let (node, myself) = (self.node.clone(), self.myself.clone());
+        tokio::spawn(async move {
+            if let Ok(ids) = node.parts.store.subscriptions_behind(MAX_DUE).await {
+                let passive = ids.into_iter().filter(|id| node.entry(*id).is_none()).collect();
+                let _ = myself.cast(Message::DueFound(passive));
+            }
+        });
     }
 
     fn compare(&mut self, asked: &[SubscriptionId], found: Vec<(SubscriptionId, i64)>) {

@@ -43,7 +43,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
 
     tokio::select! {
         // No drain: what is in memory belongs to the other process by now, and the store refuses our writes.
-        () = service.lost() => bail!("another process has taken the store; this one stops, so that nothing is sent twice"),
+        reason = service.lost() => bail!("{reason}; this process stops, so that nothing is sent twice or left undone"),
         caught = signals.next() => {
             tracing::info!(signal = caught.name, "stopping: attempts in flight are finished; once more to stop at once");
         }

@@ -20,6 +20,11 @@ use super::{
 pub const MAX_READY: usize = 256;
 /// Most retries that are kept in memory; the rest are read again when these are done.
 pub const MAX_RETRIES_HELD: usize = 512;
+/// Payload that one subscription holds in memory before it leaves the rest to the store: a receiver of large bodies that
+/// hangs must not take the memory of the others. One delivery is always let in, however large.
+pub const MAX_HELD_BYTES: usize = 4 * 1024 * 1024;
+/// Most payloads of due retries that are read at once; their sizes are not known before.
+const MAX_LOADING: usize = 8;
 /// How long to wait before asking a store again that could not answer.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 /// Jitter adds at most this fraction of a wait, so that what failed together does not come back together.
@@ -34,6 +39,8 @@ pub struct Limits {
     pub max_in_flight: usize,
     /// Longest `Retry-After` that is honoured.
     pub max_retry_after: Duration,
+    /// A delivery that is older is the janitor's: no attempt is made any more.
+    pub retention: Duration,
 }
 
 /// What happens to the machine.
@@ -87,7 +94,11 @@ pub enum Input {
         id: DeliveryId,
         /// How.
         result: AttemptResult,
+        /// It was sent with a configuration that was replaced since: it says nothing of the subscription.
+        stale: bool,
     },
+    /// An attempt was not made after all: the subscription is disabled or deleted, or the process is stopping.
+    NotSent(DeliveryId),
     /// The log row of an attempt, and what it changed in `retries`, are durable.
     Recorded(DeliveryId),
     /// The deadline may have passed.
@@ -154,6 +165,7 @@ pub enum Action {
 #[derive(Debug)]
 struct InFlight {
     number: u32,
+    bytes: usize,
     /// Set when the attempt has ended and its log row is on its way to the store.
     recording: Option<RetryChange>,
 }
@@ -187,6 +199,8 @@ pub struct Machine {
     due: VecDeque<(Delivery, u32)>,
 
     in_flight: BTreeMap<DeliveryId, InFlight>,
+    /// Payload in `ready`, `due` and `in_flight`.
+    held_bytes: usize,
     /// First attempts among `in_flight`.
     untried_in_flight: BTreeSet<DeliveryId>,
     actions: VecDeque<Action>,
@@ -215,6 +229,7 @@ impl Machine {
             loading: BTreeMap::new(),
             due: VecDeque::new(),
             in_flight: BTreeMap::new(),
+            held_bytes: 0,
             untried_in_flight: BTreeSet::new(),
             actions: VecDeque::new(),
         }
@@ -255,9 +270,10 @@ impl Machine {
                 self.retries_loading = false;
                 self.retries_not_before = now + STORE_RETRY;
             }
-            Input::Payloads { asked, found } => self.take_payloads(&asked, found),
+            Input::Payloads { asked, found } => self.take_payloads(now, &asked, found),
             Input::PayloadsUnavailable(asked) => self.postpone(now, &asked),
-            Input::Attempted { id, result } => self.attempted(now, id, result),
+            Input::Attempted { id, result, stale } => self.attempted(now, id, result, stale),
+            Input::NotSent(id) => self.not_sent(now, id),
             Input::Recorded(id) => self.recorded(id),
             Input::Woken => {}
             Input::Enabled(enabled) => {
@@ -289,9 +305,8 @@ impl Machine {
         if !self.may_start() {
             return None;
         }
-        let retry = self.retries.keys().next().map(|(at, _)| *at).filter(|_| self.room() > 0);
-        let page =
-            (self.behind && !self.page_loading && self.ready.len() <= MAX_READY / 2).then_some(self.page_not_before);
+        let retry = self.retries.keys().next().map(|(at, _)| *at).filter(|_| self.may_load_due());
+        let page = self.must_load_page().then_some(self.page_not_before);
         let retries = self.must_load_retries().then_some(self.retries_not_before);
         [retry, page, retries].into_iter().flatten().min()
     }
@@ -300,7 +315,8 @@ impl Machine {
     pub fn tried_through(&self) -> DeliveryId {
         let ready = self.ready.front().map(|delivery| delivery.id);
         let untried = self.untried_in_flight.first().copied().into_iter().chain(ready).min();
-        untried.map_or(self.cursor, DeliveryId::predecessor)
+        // The cursor may be below an attempt under way, when one before it was not sent.
+        untried.map_or(self.cursor, DeliveryId::predecessor).min(self.cursor)
     }
 
     /// Whether untried deliveries may exist in the store only.
@@ -311,6 +327,11 @@ impl Machine {
     /// Deliveries that wait in memory for their first attempt.
     pub fn ready(&self) -> usize {
         self.ready.len()
+    }
+
+    /// Payload in memory.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
     }
 
     /// Whether attempts are under way or not yet logged.
@@ -359,6 +380,7 @@ impl Machine {
     fn take_ready(&mut self, delivery: Delivery) {
         if delivery.id > self.cursor {
             self.cursor = delivery.id;
+            self.held_bytes += delivery.payload.len();
             self.ready.push_back(delivery);
         }
     }
@@ -369,9 +391,12 @@ impl Machine {
             self.cursor = first.id.predecessor();
         }
         self.behind = true;
-        self.ready = VecDeque::new();
         self.actions.push_back(Action::FallBehind);
+        for delivery in std::mem::take(&mut self.ready) {
+            self.held_bytes -= delivery.payload.len();
+        }
         for (delivery, number) in std::mem::take(&mut self.due) {
+            self.held_bytes -= delivery.payload.len();
             self.hold_retry((now, delivery.id), number);
         }
     }
@@ -406,10 +431,16 @@ impl Machine {
         }
     }
 
-    fn take_payloads(&mut self, asked: &[DeliveryId], found: Vec<Delivery>) {
+    fn take_payloads(&mut self, now: Timestamp, asked: &[DeliveryId], found: Vec<Delivery>) {
         for delivery in found {
-            if let Some(number) = self.loading.remove(&delivery.id) {
-                self.due.push_back((delivery, number));
+            match self.loading.remove(&delivery.id) {
+                // It was disabled while they were being read: they wait in the store, not in memory.
+                Some(number) if !self.may_start() => self.hold_retry((now, delivery.id), number),
+                Some(number) => {
+                    self.held_bytes += delivery.payload.len();
+                    self.due.push_back((delivery, number));
+                }
+                None => {}
             }
         }
         // What was not found has ended elsewhere: expired, or its subscription's retries were deleted.
@@ -426,12 +457,13 @@ impl Machine {
         }
     }
 
-    fn attempted(&mut self, now: Timestamp, id: DeliveryId, result: AttemptResult) {
+    fn attempted(&mut self, now: Timestamp, id: DeliveryId, result: AttemptResult, stale: bool) {
         let Some(flight) = self.in_flight.get(&id) else { return };
         debug_assert!(flight.recording.is_none(), "an attempt ends once");
-        let number = flight.number;
-        let gone = result.http_status == Some(GONE);
-        let next = if result.succeeded() || gone || self.deleted {
+        let (number, bytes) = (flight.number, flight.bytes);
+        let gone = !stale && result.http_status == Some(GONE);
+        // Written back, a retry would bring a delivery back that the janitor has ended meanwhile.
+        let next = if result.succeeded() || gone || self.deleted || self.has_expired(now, id) {
             None
         } else {
             self.next_attempt(now, id, number, result.retry_after)
@@ -446,7 +478,7 @@ impl Machine {
             None if number > 1 => RetryChange::Settle,
             None => RetryChange::None,
         };
-        self.in_flight.insert(id, InFlight { number, recording: Some(retry) });
+        self.in_flight.insert(id, InFlight { number, bytes, recording: Some(retry) });
         self.actions.push_back(Action::Record { id, number, outcome, result, retry });
         if gone && self.enabled && !self.deleted {
             self.enabled = false;
@@ -467,13 +499,39 @@ impl Machine {
         })
     }
 
-    fn recorded(&mut self, id: DeliveryId) {
+    /// Gives the delivery back: an untried one is above the cursor again, a retry still has its row.
+    fn not_sent(&mut self, now: Timestamp, id: DeliveryId) {
         let Some(flight) = self.in_flight.remove(&id) else { return };
+        debug_assert!(flight.recording.is_none(), "what was not sent has not ended");
+        self.held_bytes -= flight.bytes;
+        if self.untried_in_flight.remove(&id) {
+            self.shed(now);
+            self.cursor = self.cursor.min(id.predecessor());
+        } else if !self.deleted {
+            self.hold_retry((now, id), flight.number);
+        }
+    }
+
+    fn has_expired(&self, now: Timestamp, id: DeliveryId) -> bool {
+        id.accepted_at() + self.limits.retention < now
+    }
+
+    fn recorded(&mut self, id: DeliveryId) {
+        // Of a crashed predecessor, perhaps: this one has not ended.
+        if self.in_flight.get(&id).is_none_or(|flight| flight.recording.is_none()) {
+            return;
+        }
+        let Some(flight) = self.in_flight.remove(&id) else { return };
+        self.held_bytes -= flight.bytes;
         self.untried_in_flight.remove(&id);
         if let (Some(RetryChange::Schedule(retry)), false) = (flight.recording, self.deleted) {
             let key = (retry.next_attempt_at, id);
-            // Beyond the last one held there may be others in the store: it would jump the queue.
-            if self.retries_beyond && self.retries.last_key_value().is_none_or(|(last, _)| key > *last) {
+            // Beyond the last one held there may be others in the store: it would jump the queue. While these are being
+            // read it is held all the same: the answer may be older than its row.
+            if self.retries_beyond
+                && !self.retries_loading
+                && self.retries.last_key_value().is_none_or(|(last, _)| key > *last)
+            {
                 return;
             }
             self.hold_retry(key, retry.attempt_number);
@@ -489,9 +547,13 @@ impl Machine {
         while self.in_flight.len() < self.limits.max_in_flight {
             // Retries were accepted earlier, and hold their place in the window already.
             let Some((delivery, number)) = self.due.pop_front().or_else(|| self.pop_ready()) else { break };
-            self.start(delivery, number);
+            if self.has_expired(now, delivery.id) {
+                self.give_up(now, delivery, number);
+            } else {
+                self.start(delivery, number);
+            }
         }
-        if self.behind && !self.page_loading && self.ready.len() <= MAX_READY / 2 && now >= self.page_not_before {
+        if self.must_load_page() && now >= self.page_not_before {
             self.page_loading = true;
             self.page_after = self.cursor;
             self.actions.push_back(Action::LoadPage { after: self.cursor, limit: MAX_READY - self.ready.len() });
@@ -513,14 +575,31 @@ impl Machine {
         if number == 1 {
             self.untried_in_flight.insert(delivery.id);
         }
-        let before = self.in_flight.insert(delivery.id, InFlight { number, recording: None });
+        let flight = InFlight { number, bytes: delivery.payload.len(), recording: None };
+        let before = self.in_flight.insert(delivery.id, flight);
         debug_assert!(before.is_none(), "a delivery has at most one attempt under way");
         self.actions.push_back(Action::Attempt { delivery, number });
     }
 
+    /// Ends a delivery that outlived its retention before its turn came, visibly.
+    fn give_up(&mut self, now: Timestamp, delivery: Delivery, number: u32) {
+        let id = delivery.id;
+        self.start(delivery, number);
+        self.actions.pop_back();
+        let result = AttemptResult {
+            started_at: now,
+            duration: Duration::ZERO,
+            http_status: None,
+            retry_after: None,
+            error_details: Some("the delivery outlived its retention; no attempt was made any more".to_owned()),
+            response_body: None,
+        };
+        self.attempted(now, id, result, false);
+    }
+
     fn load_due(&mut self, now: Timestamp) {
         let mut ids = Vec::new();
-        while self.room() > 0 {
+        while self.may_load_due() {
             let Some(entry) = self.retries.first_entry().filter(|entry| entry.key().0 <= now) else { break };
             let ((_, id), number) = entry.remove_entry();
             self.loading.insert(id, number);
@@ -529,6 +608,18 @@ impl Machine {
         if !ids.is_empty() {
             self.actions.push_back(Action::LoadPayloads(ids));
         }
+    }
+
+    fn may_load_due(&self) -> bool {
+        let empty = self.held_bytes == 0 && self.loading.is_empty();
+        self.room() > 0 && self.loading.len() < MAX_LOADING && (empty || self.held_bytes < MAX_HELD_BYTES)
+    }
+
+    fn must_load_page(&self) -> bool {
+        let wants = self.ready.len() <= MAX_READY / 2 && self.held_bytes <= MAX_HELD_BYTES / 2;
+        // Attempts above the cursor are under way when one before them was not sent: read now, they would be made twice.
+        let untried_above = self.untried_in_flight.last().is_some_and(|last| *last > self.cursor);
+        self.behind && !self.page_loading && wants && !untried_above
     }
 
     fn must_load_retries(&self) -> bool {

@@ -46,6 +46,7 @@ impl Bench {
             schedule: schedule.parse().expect("a schedule"),
             max_in_flight: WINDOW,
             max_retry_after: Duration::from_secs(3600),
+            retention: Duration::MAX,
         };
         Self {
             machine: Machine::new(SUBSCRIPTION, limits, true),
@@ -75,7 +76,7 @@ impl Bench {
 
     /// The attempt under way ends with this status, and its record becomes durable.
     fn finish(&mut self, n: u128, status: u16) {
-        self.give(Input::Attempted { id: id(n), result: answer(status) });
+        self.give(Input::Attempted { id: id(n), result: answer(status), stale: false });
         self.give(Input::Recorded(id(n)));
     }
 
@@ -158,7 +159,7 @@ fn retry_after_is_honoured_and_capped() {
     bench.give(Input::Accepted(delivery(1)));
     for (asked, expected) in [(60, 60), (1_000_000, 3600)] {
         let result = AttemptResult { retry_after: Some(Duration::from_secs(asked)), ..answer(429) };
-        bench.give(Input::Attempted { id: id(1), result });
+        bench.give(Input::Attempted { id: id(1), result, stale: false });
         bench.give(Input::Recorded(id(1)));
         let before = bench.now;
         bench.wake();
@@ -172,7 +173,7 @@ fn the_window_bounds_what_is_under_way_or_not_yet_logged() {
     let mut bench = Bench::started("10s");
     (1..=10).for_each(|n| bench.give(Input::Accepted(delivery(n))));
     assert_eq!(bench.attempts.len(), WINDOW);
-    bench.give(Input::Attempted { id: id(1), result: answer(200) });
+    bench.give(Input::Attempted { id: id(1), result: answer(200), stale: false });
     assert_eq!(bench.attempts.len(), WINDOW, "an attempt that is not logged holds its place");
     bench.give(Input::Recorded(id(1)));
     assert_eq!(bench.attempts.len(), WINDOW + 1);
@@ -198,7 +199,7 @@ fn nothing_counts_as_tried_before_it_is_logged() {
     (1..=3).for_each(|n| bench.give(Input::Accepted(delivery(n))));
     bench.finish(2, 200);
     bench.finish(3, 200);
-    bench.give(Input::Attempted { id: id(1), result: answer(200) });
+    bench.give(Input::Attempted { id: id(1), result: answer(200), stale: false });
     assert_eq!(bench.machine.tried_through(), id(1).predecessor());
     bench.give(Input::Recorded(id(1)));
     assert_eq!(bench.machine.tried_through(), id(3));
@@ -277,7 +278,7 @@ fn retries_beyond_what_is_held_are_read_again_and_none_is_lost() {
         .map(|a| a.0)
         .find(|id| !bench.records.iter().any(|(done, number, ..)| done == id && *number == 2))
     {
-        bench.give(Input::Attempted { id: next, result: answer(200) });
+        bench.give(Input::Attempted { id: next, result: answer(200), stale: false });
         bench.give(Input::Recorded(next));
         bench.answer_loads();
     }
@@ -341,6 +342,114 @@ fn a_stale_wake_up_is_harmless() {
     bench.finish(1, 500);
     bench.give(Input::Woken);
     bench.give(Input::Recorded(id(1)));
-    bench.give(Input::Attempted { id: id(9), result: answer(200) });
+    bench.give(Input::Attempted { id: id(9), result: answer(200), stale: false });
     assert_eq!((bench.attempts.len(), bench.records.len()), (1, 1));
+}
+
+#[test]
+fn a_retry_that_is_recorded_while_the_rest_is_being_read_is_not_lost() {
+    let total = u128::try_from(MAX_RETRIES_HELD).expect("small") + 1;
+    let mut bench = Bench::started("10s,10s");
+    for n in 1..=total {
+        bench.give(Input::Accepted(delivery(n)));
+        bench.finish(n, 500);
+    }
+    bench.give(Input::Accepted(delivery(total + 1)));
+    bench.now = bench.now + Duration::from_secs(60);
+    bench.give(Input::Woken);
+    while !bench.others.iter().any(|action| matches!(action, Action::LoadRetries)) {
+        bench.answer_loads();
+        let under_way: Vec<_> = bench.attempts.split_off(0).into_iter().filter(|(_, number, _)| *number == 2).collect();
+        for (id, ..) in under_way {
+            bench.give(Input::Attempted { id, result: answer(200), stale: false });
+            bench.give(Input::Recorded(id));
+        }
+    }
+    // Its row is younger than the answer that is on its way.
+    bench.finish(total + 1, 500);
+    bench.give(Input::Retries { retries: vec![], all: true });
+    let waits = bench.machine.deadline().expect("it waits for its retry").since(bench.now);
+    assert!(waits >= Duration::from_secs(10), "waits {waits:?}");
+}
+
+#[test]
+fn payloads_that_arrive_after_a_disable_are_not_kept_in_memory() {
+    let mut bench = Bench::started("10s");
+    bench.give(Input::Accepted(delivery(1)));
+    bench.finish(1, 500);
+    bench.now = bench.now + Duration::from_secs(20);
+    bench.give(Input::Woken);
+    bench.give(Input::Enabled(false));
+    bench.give(Input::Payloads { asked: vec![id(1)], found: vec![delivery(1)] });
+    assert_eq!(bench.machine.held_bytes(), 0);
+    assert!(bench.machine.is_idle(Timestamp::MAX));
+    bench.give(Input::Enabled(true));
+    bench.answer_loads();
+    assert_eq!(bench.attempts.last().map(|(id, number, _)| (*id, *number)), Some((id(1), 2)));
+}
+
+#[test]
+fn attempts_that_were_not_made_are_given_back_and_made_in_order_later() {
+    let mut bench = Bench::started("10s");
+    (1..=3).for_each(|n| bench.give(Input::Accepted(delivery(n))));
+    bench.give(Input::Enabled(false));
+    bench.give(Input::NotSent(id(1)));
+    bench.give(Input::NotSent(id(3)));
+    assert_eq!(bench.machine.tried_through(), id(1).predecessor());
+    bench.others.clear();
+    bench.give(Input::Enabled(true));
+    assert!(bench.others.is_empty(), "2 is under way above the cursor: read now, it would be made twice");
+    bench.finish(2, 200);
+    assert!(matches!(bench.others[..], [Action::LoadPage { after, .. }] if after == id(1).predecessor()));
+    bench.give(Input::Page { deliveries: vec![delivery(1), delivery(3)], caught_up: Some(id(3)) });
+    assert_eq!(bench.attempted(), [1, 2, 3, 1, 3].map(id));
+    [1, 3].into_iter().for_each(|n| bench.finish(n, 200));
+    assert_eq!(bench.machine.tried_through(), id(3));
+}
+
+#[test]
+fn a_410_to_a_configuration_that_was_replaced_is_a_failure_like_any_other() {
+    let mut bench = Bench::started("10s");
+    bench.give(Input::Accepted(delivery(1)));
+    bench.give(Input::Attempted { id: id(1), result: answer(410), stale: true });
+    assert!(bench.machine.is_enabled());
+    assert!(matches!(bench.records[..], [(_, 1, Outcome::FailedAttempt, RetryChange::Schedule(_))]));
+}
+
+#[test]
+fn what_outlived_its_retention_ends_visibly_and_is_not_sent() {
+    let mut bench = Bench::new("10s");
+    bench.machine.limits.retention = Duration::from_secs(1);
+    bench.give(Input::Started { cursor: DeliveryId::MIN, behind: false, retries: vec![], all_retries: true });
+    bench.give(Input::Accepted(delivery(1)));
+    assert_eq!(bench.attempts.len(), 0);
+    assert_eq!(bench.records, [(id(1), 1, Outcome::Failure, RetryChange::None)]);
+    assert_eq!(bench.machine.tried_through(), id(1).predecessor(), "not before its row is durable");
+    bench.give(Input::Recorded(id(1)));
+    assert_eq!(bench.machine.tried_through(), id(1));
+}
+
+#[test]
+fn a_receiver_of_large_bodies_holds_a_bounded_part_of_the_memory() {
+    let large = |n| Delivery { payload: Bytes::from(vec![b' '; 1024 * 1024]), ..delivery(n) };
+    let mut bench = Bench::new("10s");
+    bench.give(Input::Started { cursor: DeliveryId::MIN, behind: true, retries: vec![], all_retries: true });
+    let mut n = 0;
+    while let Some(Action::LoadPage { .. }) = bench.others.pop() {
+        n += 1;
+        assert!(n < 100, "it goes on reading");
+        bench.give(Input::Page { deliveries: vec![large(n)], caught_up: None });
+    }
+    assert!(bench.machine.held_bytes() <= MAX_HELD_BYTES, "holds {}", bench.machine.held_bytes());
+    assert!(!bench.attempts.is_empty());
+}
+
+#[test]
+fn a_record_of_a_crashed_predecessor_does_not_end_an_attempt_under_way() {
+    let mut bench = Bench::started("10s");
+    bench.give(Input::Accepted(delivery(1)));
+    bench.give(Input::Recorded(id(1)));
+    assert!(bench.machine.is_busy());
+    bench.finish(1, 200);
+    assert_eq!(bench.records.len(), 1);
 }

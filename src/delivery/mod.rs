@@ -10,6 +10,6 @@ mod types;
 pub use event_type::{
     EventTypePattern, InvalidEventType, MAX_EVENT_TYPE_CHARS, check_event_type, matching_patterns, subscribed,
 };
-pub use machine::{Action, Input, Limits, MAX_READY, MAX_RETRIES_HELD, Machine, RetryChange};
+pub use machine::{Action, Input, Limits, MAX_HELD_BYTES, MAX_READY, MAX_RETRIES_HELD, Machine, RetryChange};
 pub use schedule::RetrySchedule;
 pub use types::*;

@@ -60,6 +60,8 @@ away! {
     retries(SubscriptionId, usize) -> Vec<Retry>;
     retry_payloads(&[DeliveryId]) -> Vec<Delivery>;
     subscriptions_due(Timestamp, usize) -> Vec<SubscriptionId>;
+    subscriptions_behind(usize) -> Vec<SubscriptionId>;
+    bring_retries_forward(Timestamp) -> u64;
     delivery(DeliveryId) -> Option<DeliveryRecord>;
     logs(SubscriptionId, Option<Uuid>, usize) -> Vec<AttemptLog>;
     prepare(Timestamp) -> JanitorCounts;

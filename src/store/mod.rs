@@ -281,6 +281,12 @@ pub trait Store: Send + Sync + 'static {
     /// Up to `limit` subscriptions that have a retry due before `before`, those with the earliest first.
     async fn subscriptions_due(&self, before: Timestamp, limit: usize) -> Result<Vec<SubscriptionId>>;
 
+    /// Up to `limit` enabled subscriptions with a row in `positions`: what they have waits for an actor.
+    async fn subscriptions_behind(&self, limit: usize) -> Result<Vec<SubscriptionId>>;
+    /// Sets retries that are due after `latest` to it: a clock that was set back must not make them wait for longer than
+    /// any wait that could have been meant.
+    async fn bring_retries_forward(&self, latest: Timestamp) -> Result<u64>;
+
     /// The delivery with all its attempts.
     async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>>;
     /// Up to `limit` attempts of the subscription, newest first, older than the log row `before`.

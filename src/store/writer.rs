@@ -4,7 +4,7 @@
 //! deliveries their ids, so that id order is commit order; it answers producers after the commit, never before; and it
 //! finds out what became of a commit whose reply was lost before it does anything else.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -99,8 +99,8 @@ pub struct Record {
     /// What becomes of the delivery's retry, in the same transaction.
     pub retry: RetryChange,
     /// The attempt's place among the node's attempts: it is free again when the row is durable, so that attempts that
-    /// are not yet logged are bounded.
-    pub permit: OwnedSemaphorePermit,
+    /// are not yet logged are bounded. `None` when there was no attempt.
+    pub permit: Option<OwnedSemaphorePermit>,
 }
 
 /// Hands work to the writer's task. Cheap to clone.
@@ -119,8 +119,8 @@ struct Queue {
     submissions: VecDeque<Submission>,
     /// Bounded by the permits in it.
     records: VecDeque<Record>,
-    /// At most one a subscription is of interest, and an actor waits for the last before it sends another.
-    positions: Vec<(Arc<dyn Sink>, SubscriptionId, Option<DeliveryId>)>,
+    /// The last word of each subscription.
+    positions: BTreeMap<SubscriptionId, (Arc<dyn Sink>, Option<DeliveryId>)>,
     watermark: Option<DeliveryId>,
     /// The store is away: refuse at once instead of letting producers wait.
     down: bool,
@@ -147,7 +147,7 @@ impl Writer {
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let queue = Queue { last_id: DeliveryId(newest.unwrap_or_default()), ..Queue::default() };
         let shared = Arc::new(Shared { queue: Mutex::new(queue), wake: Notify::new(), lost: watch::Sender::new(None) });
-        let task = Task { shared: shared.clone(), store, clock, ids: IdSource::above(newest), metrics };
+        let task = Task { shared: shared.clone(), failures: 0, store, clock, ids: IdSource::above(newest), metrics };
         (Self(shared), tokio::spawn(task.run()))
     }
 
@@ -174,7 +174,7 @@ impl Writer {
 
     /// Writes, or removes, the subscription's own position.
     pub fn position(&self, sink: Arc<dyn Sink>, id: SubscriptionId, position: Option<DeliveryId>) {
-        self.0.lock().positions.push((sink, id, position));
+        self.0.lock().positions.insert(id, (sink, position));
         self.0.wake.notify_one();
     }
 
@@ -224,7 +224,7 @@ struct Pending {
     claims: Vec<Claim>,
     replies: Vec<Option<oneshot::Sender<Result<DeliveryId, WriteError>>>>,
     record_sinks: Vec<Arc<dyn Sink>>,
-    permits: Vec<OwnedSemaphorePermit>,
+    permits: Vec<Option<OwnedSemaphorePermit>>,
     position_sinks: Vec<Arc<dyn Sink>>,
     batch: Batch,
     taken_at: Instant,
@@ -232,6 +232,8 @@ struct Pending {
 
 struct Task {
     shared: Arc<Shared>,
+    /// Commits that failed since the last one that did not.
+    failures: u32,
     store: Arc<dyn Store>,
     clock: Clock,
     ids: IdSource,
@@ -279,8 +281,9 @@ impl Task {
         for record in queue.records.drain(..records) {
             pending.add_record(self.ids.next(wall), record);
         }
-        for (sink, id, position) in queue.positions.drain(..) {
-            pending.add_position(sink, id, position);
+        for (id, (sink, position)) in std::mem::take(&mut queue.positions) {
+            pending.batch.positions.push((id, position));
+            pending.position_sinks.push(sink);
         }
         pending.batch.watermark = queue.watermark.take();
         queue.unsettled_from = pending.batch.deliveries.first().map(|delivery| delivery.id);
@@ -293,6 +296,7 @@ impl Task {
         loop {
             match self.commit(&pending.batch).await {
                 Ok(()) => {
+                    self.is_up();
                     pending.durable();
                     return Ok(());
                 }
@@ -301,9 +305,11 @@ impl Task {
                     return Err(StoreError::NotOwner);
                 }
                 Err(error) if error.is_retryable() => {
-                    tracing::warn!(%error, "a commit failed; trying again");
+                    self.is_down(&error);
                     self.reconnect(&mut pending).await?;
                     if pending.batch.is_empty() {
+                        // The next batch tells whether it can be written to; until then it is let in.
+                        self.shared.lock().down = false;
                         return Ok(());
                     }
                 }
@@ -319,22 +325,46 @@ impl Task {
         result
     }
 
+    fn is_up(&mut self) {
+        if std::mem::take(&mut self.failures) > 0 {
+            self.shared.lock().down = false;
+            self.metrics.store_up(true);
+            tracing::info!("the store is back");
+        }
+    }
+
+    fn is_down(&mut self, error: &StoreError) {
+        if self.failures == 0 {
+            tracing::warn!(%error, "a commit failed; trying until the store is back");
+            self.metrics.store_up(false);
+        }
+        self.failures = self.failures.saturating_add(1);
+        self.shared.lock().down = true;
+    }
+
     /// Waits for the store, then keeps of the batch what is still to be written. While the store is away new events
     /// are refused at once, and those in the queue after [`ACK_DEADLINE`].
     async fn reconnect(&mut self, pending: &mut Pending) -> Result<(), StoreError> {
-        self.shared.lock().down = true;
-        self.metrics.store_up(false);
         let mut wait = RECONNECT_BACKOFF.start;
         let mut denied_since = None;
+        // A store that can be reached and not written to (full, read-only) must not be hammered, nor keep producers waiting.
+        let hopeless = self.failures > 1;
+        if hopeless {
+            self.refuse_queued();
+            tokio::time::sleep(RECONNECT_BACKOFF.end).await;
+        }
         loop {
             // Once the store is acquired again the old connection is dead, and the fate of its commit decided.
             match self.store.acquire().await {
                 Ok(true) => match self.store.stored(&pending.ids()).await {
                     Ok(stored) => {
+                        if hopeless {
+                            pending.refuse_unstored(&stored);
+                        }
                         pending.keep_unstored(&stored);
-                        break;
+                        return Ok(());
                     }
-                    Err(error) => tracing::warn!(%error, "the store came back and went away again"),
+                    Err(error) => tracing::debug!(%error, "the store came back and went away again"),
                 },
                 // The server may not have noticed yet that our own last connection is gone.
                 Ok(false) if denied_since.get_or_insert_with(Instant::now).elapsed() < OWNERSHIP_PATIENCE => {}
@@ -351,10 +381,6 @@ impl Task {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(RECONNECT_BACKOFF.end);
         }
-        self.shared.lock().down = false;
-        self.metrics.store_up(true);
-        tracing::info!("the store is back");
-        Ok(())
     }
 
     /// What waits in the queue while the store is away has not been tried: it is refused, and not stored.
@@ -422,16 +448,6 @@ impl Pending {
         self.permits.push(permit);
     }
 
-    fn add_position(&mut self, sink: Arc<dyn Sink>, id: SubscriptionId, position: Option<DeliveryId>) {
-        // The last word counts, and a statement may name a row once only.
-        if let Some(at) = self.batch.positions.iter().position(|(known, _)| *known == id) {
-            self.batch.positions.remove(at);
-            self.position_sinks.remove(at);
-        }
-        self.batch.positions.push((id, position));
-        self.position_sinks.push(sink);
-    }
-
     fn ids(&self) -> Vec<DeliveryId> {
         self.batch.deliveries.iter().map(|delivery| delivery.id).collect()
     }
@@ -459,6 +475,18 @@ impl Pending {
     fn refuse(&mut self, error: &WriteError) {
         for reply in self.replies.iter_mut().filter_map(Option::take) {
             let _ = reply.send(Err(error.clone()));
+        }
+    }
+
+    /// Answers those whose event is known not to be stored.
+    fn refuse_unstored(&mut self, stored: &[DeliveryId]) {
+        let stored: HashSet<_> = stored.iter().collect();
+        for (delivery, reply) in self.batch.deliveries.iter().zip(&mut self.replies) {
+            if !stored.contains(&delivery.id)
+                && let Some(reply) = reply.take()
+            {
+                let _ = reply.send(Err(WriteError::Unavailable { ambiguous: false }));
+            }
         }
     }
 

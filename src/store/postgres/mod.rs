@@ -251,6 +251,15 @@ impl Store for PostgresStore {
         self.read_due(before, limit).await
     }
 
+    async fn subscriptions_behind(&self, limit: usize) -> Result<Vec<SubscriptionId>> {
+        self.read_behind(limit).await
+    }
+
+    async fn bring_retries_forward(&self, latest: Timestamp) -> Result<u64> {
+        const SQL: &str = "UPDATE retries SET next_attempt_at = $1 WHERE next_attempt_at > $1 RETURNING 1";
+        Ok(self.rows(SQL, &[&latest.0]).await?.len() as u64)
+    }
+
     async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>> {
         self.read_delivery(id).await
     }

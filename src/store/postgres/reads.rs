@@ -91,6 +91,14 @@ impl PostgresStore {
         found.iter().map(|row| get(row, "subscription_id").map(SubscriptionId)).collect()
     }
 
+    pub(super) async fn read_behind(&self, limit: usize) -> Result<Vec<SubscriptionId>> {
+        const SQL: &str = "SELECT p.subscription_id FROM positions p
+             JOIN subscriptions s ON s.id = p.subscription_id AND s.disabled IS NULL
+             ORDER BY p.subscription_id LIMIT $1";
+        let found = self.rows(SQL, &[&limit_of(limit)]).await?;
+        found.iter().map(|row| get(row, "subscription_id").map(SubscriptionId)).collect()
+    }
+
     pub(super) async fn read_delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>> {
         const SQL: &str = "SELECT d.id, d.subscription_id, d.event_type, r.delivery_id, r.attempt_number,
                  r.next_attempt_at, EXISTS (SELECT FROM subscriptions s WHERE s.id = d.subscription_id) AS subscribed

@@ -226,6 +226,15 @@ impl Store for SqliteStore {
         self.read(move |connection| reads::subscriptions_due(connection, before, limit)).await
     }
 
+    async fn subscriptions_behind(&self, limit: usize) -> Result<Vec<SubscriptionId>> {
+        self.read(move |connection| reads::subscriptions_behind(connection, limit)).await
+    }
+
+    async fn bring_retries_forward(&self, latest: Timestamp) -> Result<u64> {
+        const SQL: &str = "UPDATE retries SET next_attempt_at = ?1 WHERE next_attempt_at > ?1";
+        self.write_as_owner(move |connection| Ok(connection.execute(SQL, [latest.0])? as u64)).await
+    }
+
     async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>> {
         self.read(move |connection| status::delivery(connection, id)).await
     }

@@ -105,6 +105,14 @@ pub(super) fn retry_payloads(connection: &mut Connection, ids: &[DeliveryId]) ->
     Ok(found)
 }
 
+pub(super) fn subscriptions_behind(connection: &mut Connection, max_rows: usize) -> Result<Vec<SubscriptionId>> {
+    const BEHIND: &str = "SELECT p.subscription_id FROM positions p \
+         JOIN subscriptions s ON s.id = p.subscription_id AND s.disabled IS NULL ORDER BY p.subscription_id LIMIT ?1";
+    let mut statement = connection.prepare_cached(BEHIND)?;
+    let found = statement.query_map([limit(max_rows)], |row| rows::subscription_id(row, 0))?;
+    Ok(found.collect::<rusqlite::Result<_>>()?)
+}
+
 pub(super) fn subscriptions_due(
     connection: &mut Connection,
     before: Timestamp,
