@@ -107,7 +107,7 @@ async fn call(method: &str, path: &str) -> Answered {
 /// A path of the route, with something in place of each name.
 fn example(route: &routes::Route) -> String {
     let segments = route.path.split('/').map(|segment| match segment {
-        "{delivery_id}" => "00000000-0000-0000-0000-000000000000",
+        "{delivery_id}" | "{event_id}" => "00000000-0000-0000-0000-000000000000",
         "{file}" => "index.html",
         "{name}" => "busy",
         "{id}" => "1",
