@@ -13,10 +13,9 @@ use warp::reply::Response;
 
 use super::event_body::new_event;
 use super::idempotency::{self, Key};
-use super::problem::{Kind, Problem, quoted};
 use super::reply::{self, Answer};
 use super::{Http, content_length, with};
-use crate::actors::{AcceptError, NewEvent, Published};
+use crate::actors::{NewEvent, Published};
 use crate::delivery::{DeliveryId, EventId, SubscriptionId};
 
 /// Deliveries in one answer: about 200 KiB of them. The rest is behind `next`.
@@ -58,7 +57,7 @@ async fn publish<B: Buf>(
     drop(body);
     let key = key.map(|key| key.of_request(&parts(&event))).transpose()?;
     let (tenant, event_type) = (event.tenant.clone(), event.event_type.clone());
-    let accepted = http.api.engine.publish(event, key).await.map_err(|error| refused(error, &tenant, &event_type))?;
+    let accepted = http.api.engine.publish(event, key).await?;
     let response = reply::json(StatusCode::ACCEPTED, &Shown::new(&tenant, &event_type, &accepted.outcome))?;
     Ok(idempotency::mark(response, accepted.replayed))
 }
@@ -71,20 +70,6 @@ fn parts(event: &NewEvent) -> [Option<&[u8]>; 4] {
         event.ordering_key.as_deref().map(str::as_bytes),
         Some(&event.payload),
     ]
-}
-
-fn refused(error: AcceptError, tenant: &str, event_type: &str) -> Problem {
-    match error {
-        AcceptError::TooManyDeliveries { matched, limit } => Problem::new(
-            Kind::TooManyDeliveries,
-            format!(
-                "{matched} subscriptions of tenant {tenant} want events of type {}, and one event goes to at most \
-                 {limit}; nothing was stored",
-                quoted(event_type)
-            ),
-        ),
-        other => other.into(),
-    }
 }
 
 /// What was made of an event. Says nothing that the first answer to the same request did not say.
@@ -205,14 +190,5 @@ mod tests {
             assert_ne!(first, hash(event_type, tenant, ordering_key, payload), "{event_type} {tenant}");
         }
         assert_ne!(first, hash("ab", "c", Some("d"), "1.0"));
-    }
-
-    #[test]
-    fn too_many_deliveries_are_refused_with_their_number_and_the_limit() {
-        let problem = refused(AcceptError::TooManyDeliveries { matched: 12, limit: 10 }, "acme", "order.created");
-        assert_eq!((problem.kind(), problem.kind().status()), (Kind::TooManyDeliveries, 422));
-        let said = format!("{problem:?}");
-        assert!(said.contains("12 subscriptions of tenant acme") && said.contains("at most 10"), "{said}");
-        assert_eq!(refused(AcceptError::KeyReused, "acme", "order.created").kind().status(), 409);
     }
 }

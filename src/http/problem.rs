@@ -157,9 +157,10 @@ impl From<AcceptError> for Problem {
                 Kind::KeyReused,
                 "this Idempotency-Key came with another request before; send that one again, or this one with a new key",
             ),
-            AcceptError::TooManyDeliveries { .. } => {
-                Self::new(Kind::TooManyDeliveries, format!("{error}; nothing was stored"))
-            }
+            AcceptError::TooManyDeliveries { matched, limit } => Self::new(
+                Kind::TooManyDeliveries,
+                format!("{matched} subscriptions want this event, and one goes to at most {limit}; nothing was stored"),
+            ),
             AcceptError::Rejected(_) => {
                 tracing::error!(%error, "an event was refused");
                 Self::new(Kind::Internal, "the store refused the event; nothing was stored")
@@ -258,6 +259,16 @@ mod tests {
             assert_eq!(response.status(), 503);
             assert_eq!(response.headers()[header::RETRY_AFTER], "7");
         }
+    }
+
+    #[test]
+    fn a_key_that_was_used_is_a_conflict_and_too_many_deliveries_are_counted() {
+        let reused = Problem::from(AcceptError::KeyReused).json();
+        assert_eq!((&reused["type"], &reused["status"]), (&"/problems/idempotency-key-reused".into(), &409.into()));
+        let refused = Problem::from(AcceptError::TooManyDeliveries { matched: 12, limit: 10 }).json();
+        assert_eq!((&refused["type"], &refused["status"]), (&"/problems/too-many-deliveries".into(), &422.into()));
+        let detail = refused["detail"].as_str().unwrap();
+        assert!(detail.contains("12 subscriptions") && detail.contains("at most 10"), "{detail}");
     }
 
     #[test]
