@@ -15,7 +15,7 @@ use super::janitor::Janitor;
 use super::node::{MAX_ATTEMPTS, Node, Parts};
 use super::supervisor::{self, Supervisor};
 use crate::cache::{Cache, Change};
-use crate::delivery::{DeliveryId, Subscription, SubscriptionId, subscribed};
+use crate::delivery::{DeliveryId, EventId, Subscription, SubscriptionId, subscribed};
 use crate::outbound::signing::SigningKeys;
 use crate::store::writer::{Claim, Submission, WriteError, Writer};
 use crate::store::{Recovery, Store, StoreError};
@@ -68,6 +68,46 @@ impl Active {
     }
 }
 
+/// An event for every subscription of its tenant that wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewEvent {
+    /// Whose subscriptions are asked.
+    pub tenant: Arc<str>,
+    /// As the producer named it.
+    pub event_type: Arc<str>,
+    /// Kept for subscriptions that want order by key.
+    pub ordering_key: Option<Arc<str>>,
+    /// The body of every delivery, byte for byte.
+    pub payload: Bytes,
+}
+
+/// Under which key a producer may send the same request again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestKey {
+    /// As the producer chose it.
+    pub key: Arc<str>,
+    /// SHA-256 of what makes the request; another request under the same key has another.
+    pub request_hash: [u8; 32],
+}
+
+/// What became of an accepted request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted<T> {
+    /// What was made of the first request with this key, which may be this one.
+    pub outcome: T,
+    /// Whether the first request with this key was answered already.
+    pub replayed: bool,
+}
+
+/// An event that is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The event.
+    pub id: EventId,
+    /// All its deliveries, by id.
+    pub deliveries: Vec<(SubscriptionId, DeliveryId)>,
+}
+
 /// Why an event was not accepted. Nothing of it is stored, unless the doc says otherwise.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AcceptError {
@@ -91,6 +131,17 @@ pub enum AcceptError {
         reason: String,
         /// Seconds until another try makes sense.
         retry_after_s: u64,
+    },
+    /// The key was used with another request.
+    #[error("the idempotency key was used with another request")]
+    KeyReused,
+    /// The event would be fanned out further than one commit can take.
+    #[error("{matched} subscriptions want the event, and at most {limit} can take one")]
+    TooManyDeliveries {
+        /// Enabled subscriptions that want it.
+        matched: usize,
+        /// Most that one event goes to.
+        limit: usize,
     },
     /// The store refused the event: a bug, or a limit of the store that is not checked before.
     #[error("the store refused the event: {0}")]
@@ -202,7 +253,8 @@ impl Engine {
         active: &Active,
         event_type: Option<Arc<str>>,
         payload: Bytes,
-    ) -> Result<DeliveryId, AcceptError> {
+        _key: Option<RequestKey>,
+    ) -> Result<Accepted<DeliveryId>, AcceptError> {
         let id = active.subscription.id;
         if active.subscription.disabled.is_some() {
             return Err(AcceptError::Disabled(id));
@@ -221,7 +273,18 @@ impl Engine {
             Ok(Err(_)) | Err(_) => return Err(WriteError::Unavailable { ambiguous: true }.into()),
         };
         node.parts.metrics.accepted(started.elapsed());
-        Ok(delivery)
+        Ok(Accepted { outcome: delivery, replayed: false })
+    }
+
+    /// Makes the event durable with a delivery for every subscription that wants it. Returns after the commit.
+    #[expect(clippy::todo, reason = "a stub until the engine's side is merged")]
+    pub async fn publish(
+        &self,
+        _event: NewEvent,
+        _key: Option<RequestKey>,
+    ) -> Result<Accepted<Published>, AcceptError> {
+        self.handles()?;
+        todo!()
     }
 
     /// A claim on the subscription's entry. An entry that closed meanwhile is looked up again, once: it was passivated,

@@ -13,5 +13,5 @@ mod node;
 mod subscription;
 mod supervisor;
 
-pub use engine::{AcceptError, Active, Engine, EngineStatus, Running};
+pub use engine::{AcceptError, Accepted, Active, Engine, EngineStatus, NewEvent, Published, RequestKey, Running};
 pub use node::{Limits, Parts};

@@ -104,6 +104,13 @@ impl FromStr for DeliveryId {
 #[serde(transparent)]
 pub struct EventId(pub Uuid);
 
+impl EventId {
+    /// When it was accepted, by the clock of the node that accepted it.
+    pub fn accepted_at(self) -> Timestamp {
+        DeliveryId(self.0).accepted_at()
+    }
+}
+
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -12,10 +12,11 @@ use warp::filters::BoxedFilter;
 use warp::http::{HeaderValue, StatusCode, header};
 use warp::reply::Response;
 
+use super::idempotency::{self, Key};
 use super::problem::{FieldError, Kind, Problem, quoted};
 use super::server::Peer;
 use super::{Http, IdSegment, content_length, json, reply, with};
-use crate::actors::Active;
+use crate::actors::{Accepted, Active};
 use crate::delivery::{DeliveryId, SubscriptionId, check_event_type};
 use crate::outbound::signing::SigningKeys;
 
@@ -38,6 +39,7 @@ struct Headers {
     event_type: Option<Text>,
     x_event_type: Option<Text>,
     signature: Option<Text>,
+    key: Option<Key>,
     peer: Option<Peer>,
 }
 
@@ -56,8 +58,15 @@ fn headers() -> impl Filter<Extract = (Headers,), Error = warp::Rejection> + Clo
     warp::header::optional("event_type")
         .and(warp::header::optional("x-event-type"))
         .and(warp::header::optional(SIGNATURE))
+        .and(idempotency::key())
         .and(warp::ext::optional())
-        .map(|event_type, x_event_type, signature, peer| Headers { event_type, x_event_type, signature, peer })
+        .map(|event_type, x_event_type, signature, key, peer| Headers {
+            event_type,
+            x_event_type,
+            signature,
+            key,
+            peer,
+        })
 }
 
 async fn answer<B: Buf>(
@@ -68,7 +77,7 @@ async fn answer<B: Buf>(
     mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
 ) -> Response {
     match ingest(&segment, &http, headers, length, &mut body).await {
-        Ok((subscription, delivery)) => accepted(subscription, delivery),
+        Ok((subscription, accepted)) => answer_accepted(subscription, accepted),
         Err(problem) => {
             http.api.metrics.refused(problem.kind().name());
             http.bodies.discard(&mut body, problem).await.into_response()
@@ -82,7 +91,7 @@ async fn ingest<B: Buf>(
     headers: Headers,
     length: Option<u64>,
     body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
-) -> Result<(SubscriptionId, DeliveryId), Problem> {
+) -> Result<(SubscriptionId, Accepted<DeliveryId>), Problem> {
     let id = segment.id()?;
     let active = http.api.engine.activate(id).await?;
     let body = match (active.signing_keys(), &headers.signature) {
@@ -98,7 +107,9 @@ async fn ingest<B: Buf>(
     let event_type = event_type(headers.event_type, headers.x_event_type)?;
     wanted(&active, event_type.as_deref())?;
     json::check(&body).map_err(|why| Problem::new(Kind::InvalidJson, why))?;
-    Ok((id, http.api.engine.accept(&active, event_type, body).await?))
+    let parts = [event_type.as_deref().map(str::as_bytes), Some(&body[..])];
+    let key = headers.key.map(|key| key.of_request(&parts)).transpose()?;
+    Ok((id, http.api.engine.accept(&active, event_type, body, key).await?))
 }
 
 fn verify(keys: &SigningKeys, body: &Bytes, signature: &Text, peer: Option<Peer>) -> Result<(), Problem> {
@@ -154,10 +165,11 @@ fn wanted(active: &Active, event_type: Option<&str>) -> Result<(), Problem> {
 }
 
 /// Ids need no escaping, and this is the answer that is given most.
-fn accepted(subscription: SubscriptionId, delivery: DeliveryId) -> Response {
+fn answer_accepted(subscription: SubscriptionId, accepted: Accepted<DeliveryId>) -> Response {
+    let delivery = accepted.outcome;
     let body =
         format!(r#"{{"delivery_id":"{delivery}","subscription_id":{subscription},"status_url":"/status/{delivery}"}}"#);
-    reply::json_text(StatusCode::ACCEPTED, body)
+    idempotency::mark(reply::json_text(StatusCode::ACCEPTED, body), accepted.replayed)
 }
 
 #[cfg(test)]
@@ -193,7 +205,8 @@ mod tests {
     #[tokio::test]
     async fn an_accepted_event_is_answered_with_its_ids_as_json() {
         use http_body_util::BodyExt;
-        let response = accepted(SubscriptionId(7), DeliveryId::MIN);
+        let accepted = Accepted { outcome: DeliveryId::MIN, replayed: false };
+        let response = answer_accepted(SubscriptionId(7), accepted);
         assert_eq!(response.status(), 202);
         let body = response.into_body().collect().await.unwrap().to_bytes();
         let json: serde_json::Value = serde_json::from_slice(&body).unwrap();

@@ -1,5 +1,5 @@
 //! Whether a body is JSON, by its grammar alone: no values are built, numbers of any size and repeated names are the
-//! receiver's business, because the bytes go out as they came in.
+//! receiver's business, because the bytes go out as they came in. And what kind of value a piece of JSON is.
 
 use serde::de::IgnoredAny;
 
@@ -8,20 +8,36 @@ pub(super) const MAX_DEPTH: usize = 128;
 
 /// Says where and why a body is not JSON that is passed on. Quotes nothing of the body.
 pub(super) fn check(body: &[u8]) -> Result<(), String> {
-    if body.is_empty() {
-        return Err("the body is empty; expected one JSON value".to_owned());
-    }
-    let text = std::str::from_utf8(body)
-        .map_err(|error| format!("the body is not UTF-8: byte {} begins no character", error.valid_up_to()))?;
-    serde_json::from_str::<IgnoredAny>(text).map_err(|error| format!("not JSON: {error}"))?;
+    serde_json::from_str::<IgnoredAny>(text(body)?).map_err(|error| format!("not JSON: {error}"))?;
     if is_deeper_than(MAX_DEPTH, body) {
         return Err(format!("the JSON is nested deeper than {MAX_DEPTH} levels"));
     }
     Ok(())
 }
 
+/// The body as the text that JSON has to be.
+pub(super) fn text(body: &[u8]) -> Result<&str, String> {
+    if body.is_empty() {
+        return Err("the body is empty; expected one JSON value".to_owned());
+    }
+    std::str::from_utf8(body)
+        .map_err(|error| format!("the body is not UTF-8: byte {} begins no character", error.valid_up_to()))
+}
+
+/// What a JSON value is, by the character that it begins with.
+pub(super) fn kind_of(json: &str) -> &'static str {
+    match json.trim_start().as_bytes().first() {
+        Some(b'n') => "null",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'"') => "a string",
+        Some(b'[') => "an array",
+        Some(b'{') => "an object",
+        _ => "a number",
+    }
+}
+
 /// Only for text that is JSON: then a bracket outside of a string opens or closes a level.
-fn is_deeper_than(limit: usize, json: &[u8]) -> bool {
+pub(super) fn is_deeper_than(limit: usize, json: &[u8]) -> bool {
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
     for byte in json {
         match byte {
@@ -74,6 +90,20 @@ mod tests {
         assert_eq!(check(&nested(MAX_DEPTH)), Ok(()));
         assert!(check(&nested(MAX_DEPTH + 1)).is_err());
         assert!(check(&nested(100_000)).is_err());
+    }
+
+    #[test]
+    fn the_kind_of_a_value_is_told_from_its_beginning() {
+        for (json, kind) in [
+            ("null", "null"),
+            ("false", "a boolean"),
+            ("-1e400", "a number"),
+            (r#""a""#, "a string"),
+            (" \n[]", "an array"),
+            ("{}", "an object"),
+        ] {
+            assert_eq!(kind_of(json), kind, "{json}");
+        }
     }
 
     #[test]

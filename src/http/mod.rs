@@ -2,7 +2,11 @@
 //! loop (`server.rs`), and every path is listed in `routes.rs`.
 
 mod body;
+mod event;
+mod event_body;
+mod events;
 mod health;
+mod idempotency;
 mod ingest;
 mod json;
 mod logs;
@@ -18,6 +22,7 @@ mod server;
 mod status;
 mod subscription_body;
 mod subscriptions;
+mod tenant;
 
 #[cfg(test)]
 mod routes_tests;
@@ -80,6 +85,10 @@ fn routes(
 ) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
     let http = Arc::new(Http { api, bodies: Bodies::new(limits) });
     ingest::routes(&http)
+        .or(events::routes(&http))
+        .unify()
+        .or(event::routes(&http))
+        .unify()
         .or(subscriptions::routes(&http))
         .unify()
         .or(status::routes(&http))

@@ -19,6 +19,10 @@ const RETRY_AFTER_S: u64 = 2;
 /// Longest value that is quoted back: enough to recognise it, too short to be a payload.
 const MAX_FOUND_CHARS: usize = 80;
 
+/// Most errors that are listed: more than a person corrects at once. A body of nothing but wrong fields would come to an
+/// answer many times its size.
+const MAX_ERRORS: usize = 200;
+
 /// One field, header or parameter that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct FieldError {
@@ -67,7 +71,9 @@ impl Problem {
         Self(Box::new(Details { kind, detail: detail.into(), errors: Vec::new(), header: None, close: false }))
     }
 
-    pub fn with_errors(kind: Kind, errors: Vec<FieldError>) -> Self {
+    /// `detail` says the first; those beyond [`MAX_ERRORS`] are left out.
+    pub fn with_errors(kind: Kind, mut errors: Vec<FieldError>) -> Self {
+        errors.truncate(MAX_ERRORS);
         let first = errors.first().map_or_else(String::new, |e| format!("{}: expected {}", e.field, e.expected));
         let mut problem = Self::new(kind, first);
         problem.0.errors = errors;
@@ -147,6 +153,14 @@ impl From<AcceptError> for Problem {
             AcceptError::Unavailable { ref reason, retry_after_s } => {
                 Self::new(Kind::StoreUnavailable, reason.clone()).retry_after(retry_after_s)
             }
+            AcceptError::KeyReused => Self::new(
+                Kind::KeyReused,
+                "this Idempotency-Key came with another request before; send that one again, or this one with a new key",
+            ),
+            AcceptError::TooManyDeliveries { matched, limit } => Self::new(
+                Kind::TooManyDeliveries,
+                format!("{matched} subscriptions want this event, and one goes to at most {limit}; nothing was stored"),
+            ),
             AcceptError::Rejected(_) => {
                 tracing::error!(%error, "an event was refused");
                 Self::new(Kind::Internal, "the store refused the event; nothing was stored")
@@ -228,6 +242,13 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_lists_a_bounded_number_of_errors() {
+        let errors = vec![FieldError::new("x", "a field that does not exist", "another"); MAX_ERRORS + 1];
+        let json = Problem::with_errors(Kind::InvalidField, errors).json();
+        assert_eq!(json["errors"].as_array().unwrap().len(), MAX_ERRORS);
+    }
+
+    #[test]
     fn a_busy_node_and_an_absent_store_answer_503_and_say_when_to_come_back() {
         let refused = [
             AcceptError::Busy { retry_after_s: 7 },
@@ -238,6 +259,16 @@ mod tests {
             assert_eq!(response.status(), 503);
             assert_eq!(response.headers()[header::RETRY_AFTER], "7");
         }
+    }
+
+    #[test]
+    fn a_key_that_was_used_is_a_conflict_and_too_many_deliveries_are_counted() {
+        let reused = Problem::from(AcceptError::KeyReused).json();
+        assert_eq!((&reused["type"], &reused["status"]), (&"/problems/idempotency-key-reused".into(), &409.into()));
+        let refused = Problem::from(AcceptError::TooManyDeliveries { matched: 12, limit: 10 }).json();
+        assert_eq!((&refused["type"], &refused["status"]), (&"/problems/too-many-deliveries".into(), &422.into()));
+        let detail = refused["detail"].as_str().unwrap();
+        assert!(detail.contains("12 subscriptions") && detail.contains("at most 10"), "{detail}");
     }
 
     #[test]

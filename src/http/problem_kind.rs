@@ -13,11 +13,14 @@ pub(super) enum Kind {
     NotSubscribed,
     SubscriptionNotFound,
     DeliveryNotFound,
+    EventNotFound,
     PageNotFound,
     MethodNotAllowed,
     BodyTimeout,
     SubscriptionDisabled,
+    KeyReused,
     PayloadTooLarge,
+    TooManyDeliveries,
     Internal,
     Busy,
     StoreUnavailable,
@@ -26,7 +29,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// All of them, for the documentation.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::InvalidJson,
         Self::InvalidField,
         Self::InvalidParameter,
@@ -37,11 +40,14 @@ impl Kind {
         Self::NotSubscribed,
         Self::SubscriptionNotFound,
         Self::DeliveryNotFound,
+        Self::EventNotFound,
         Self::PageNotFound,
         Self::MethodNotAllowed,
         Self::BodyTimeout,
         Self::SubscriptionDisabled,
+        Self::KeyReused,
         Self::PayloadTooLarge,
+        Self::TooManyDeliveries,
         Self::Internal,
         Self::Busy,
         Self::StoreUnavailable,
@@ -61,11 +67,16 @@ impl Kind {
             Self::NotSubscribed => ("event-type-not-subscribed", 403, "The subscription does not take this event type"),
             Self::SubscriptionNotFound => ("subscription-not-found", 404, "There is no such subscription"),
             Self::DeliveryNotFound => ("delivery-not-found", 404, "There is no such delivery"),
+            Self::EventNotFound => ("event-not-found", 404, "There is no such event"),
             Self::PageNotFound => ("page-not-found", 404, "There is nothing at this path"),
             Self::MethodNotAllowed => ("method-not-allowed", 405, "This path does not take this method"),
             Self::BodyTimeout => ("body-timeout", 408, "The body did not arrive in time"),
             Self::SubscriptionDisabled => ("subscription-disabled", 409, "The subscription is disabled"),
+            Self::KeyReused => ("idempotency-key-reused", 409, "The key was used with another request"),
             Self::PayloadTooLarge => ("payload-too-large", 413, "The body is larger than is accepted"),
+            Self::TooManyDeliveries => {
+                ("too-many-deliveries", 422, "More subscriptions want it than can take one event")
+            }
             Self::Internal => ("internal", 500, "Something went wrong on our side"),
             Self::Busy => ("busy", 503, "This node is at its limit"),
             Self::StoreUnavailable => ("store-unavailable", 503, "The store is unavailable"),
@@ -93,11 +104,23 @@ impl Kind {
             Self::DeliveryNotFound => {
                 "Use the delivery_id of the answer to POST /ingest/{id}. Deliveries are forgotten after the retention."
             }
+            Self::EventNotFound => {
+                "Use the event_id of the answer to POST /events. Events are forgotten after the retention. What came in \
+                 through POST /ingest/{id} is a delivery: ask GET /status/{delivery_id}."
+            }
             Self::PageNotFound => "See /docs for all paths.",
             Self::MethodNotAllowed => "Use one of the methods in the Allow header.",
             Self::BodyTimeout => "Send the whole body without pauses; nothing of it was kept. Then try again.",
             Self::SubscriptionDisabled => "Its receiver answered 410 Gone. PUT /subscriptions/{id} enables it again.",
+            Self::KeyReused => {
+                "Give every request an Idempotency-Key of its own, and send a request again with the same key only if it \
+                 is the same. Nothing was stored of this one."
+            }
             Self::PayloadTooLarge => "Send a smaller body, for example one with a reference to the data.",
+            Self::TooManyDeliveries => {
+                "Nothing was stored. Let fewer subscriptions want this type, for example by narrower event types, or \
+                 divide them among tenants."
+            }
             Self::Internal => "The log of the service says more. Trying again may not help.",
             Self::Busy => "Nothing was stored. Try again after Retry-After, with less at the same time.",
             Self::StoreUnavailable => "Try again after Retry-After. Sending an event twice is safe for the service.",

@@ -15,6 +15,8 @@ const fn route(path: &'static str, methods: &'static [&'static str]) -> Route {
 /// Every route there is.
 pub(super) const ROUTES: &[Route] = &[
     route("/ingest/{id}", &["POST"]),
+    route("/events", &["POST"]),
+    route("/events/{event_id}", &["GET"]),
     route("/subscriptions", &["GET", "POST"]),
     route("/subscriptions/{id}", &["GET", "PUT", "DELETE"]),
     route("/subscriptions/{id}/logs", &["GET"]),

@@ -109,7 +109,7 @@ async fn call(method: &str, path: &str) -> Answered {
 /// A path of the route, with something in place of each name.
 fn example(route: &routes::Route) -> String {
     let segments = route.path.split('/').map(|segment| match segment {
-        "{delivery_id}" => "00000000-0000-0000-0000-000000000000",
+        "{delivery_id}" | "{event_id}" => "00000000-0000-0000-0000-000000000000",
         "{file}" => "index.html",
         "{name}" => "busy",
         "{id}" => "1",
@@ -136,18 +136,19 @@ async fn every_route_is_served_and_takes_its_methods_only() {
 
 #[tokio::test]
 async fn an_unknown_path_is_a_problem() {
-    for path in ["/x", "/subscriptions/1/x", "/docs/x.js", "/problems/x", "/ingest", "/livez/x"] {
+    for path in ["/x", "/subscriptions/1/x", "/docs/x.js", "/problems/x", "/ingest", "/livez/x", "/events/1/2"] {
         assert_eq!(call("GET", path).await.problem(), "page-not-found", "{path}");
     }
 }
 
 #[tokio::test]
-async fn what_is_no_id_is_a_missing_subscription_or_delivery() {
+async fn what_is_no_id_is_a_missing_subscription_delivery_or_event() {
     for id in ["x", "-1", "+1", "1.0", "%31", "99999999999999999999"] {
         assert_eq!(call("GET", &format!("/subscriptions/{id}")).await.problem(), "subscription-not-found", "{id}");
         assert_eq!(call("POST", &format!("/ingest/{id}")).await.problem(), "subscription-not-found", "{id}");
     }
     assert_eq!(call("GET", "/status/1").await.problem(), "delivery-not-found");
+    assert_eq!(call("GET", "/events/1").await.problem(), "event-not-found");
 }
 
 #[tokio::test]
@@ -158,6 +159,7 @@ async fn a_store_that_is_away_is_a_503_that_says_when_to_come_back() {
         ("DELETE", "/subscriptions/1"),
         ("GET", "/subscriptions/1/logs"),
         ("GET", "/status/00000000-0000-0000-0000-000000000000"),
+        ("GET", "/events/00000000-0000-0000-0000-000000000000?limit=1000"),
     ];
     for (method, path) in calls {
         let answered = call(method, path).await;
@@ -196,6 +198,45 @@ async fn a_body_that_is_no_subscription_is_refused() {
     for (body, kind) in [("", "invalid-json"), ("{", "invalid-json"), ("[]", "invalid-field"), ("{}", "invalid-field")]
     {
         let request = Request::builder().method("POST").uri("/subscriptions").body(Full::from(body)).unwrap();
+        assert_eq!(send(request).await.problem(), kind, "{body}");
+    }
+}
+
+/// An event that can be published, under this key.
+async fn publish(key: &[u8]) -> Answered {
+    let request = Request::builder().method("POST").uri("/events").header("idempotency-key", key);
+    send(request.body(Full::from(r#"{"event_type":"order.created","payload":{}}"#)).unwrap()).await
+}
+
+#[tokio::test]
+async fn an_event_reaches_the_engine_which_is_on_standby() {
+    let answered = publish(b"order-123-created").await;
+    assert_eq!((answered.status, answered.problem().as_str()), (503, "store-unavailable"));
+}
+
+#[tokio::test]
+async fn an_idempotency_key_that_cannot_be_used_is_named() {
+    for key in [&b""[..], b"a\tb", b"\xff", &[b'x'; 256]] {
+        let answered = publish(key).await;
+        assert_eq!((answered.status, answered.problem().as_str()), (400, "invalid-parameter"), "{key:?}");
+        let said = String::from_utf8_lossy(&answered.body).to_lowercase();
+        assert!(said.contains("header idempotency-key"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_deliveries_has_a_limit_and_a_cursor() {
+    for query in ["limit=0", "limit=1001", "after=7", "before=7"] {
+        let answered = call("GET", &format!("/events/00000000-0000-0000-0000-000000000000?{query}")).await;
+        assert_eq!(answered.problem(), "invalid-parameter", "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_event_is_refused() {
+    for (body, kind) in [("", "invalid-json"), ("{", "invalid-json"), ("[]", "invalid-field"), ("{}", "invalid-field")]
+    {
+        let request = Request::builder().method("POST").uri("/events").body(Full::from(body)).unwrap();
         assert_eq!(send(request).await.problem(), kind, "{body}");
     }
 }

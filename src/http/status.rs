@@ -12,7 +12,7 @@ use warp::reply::Response;
 use super::problem::{Kind, Problem, quoted};
 use super::reply::{self, Answer};
 use super::{Http, get_or_head, with};
-use crate::delivery::{AttemptLog, DeliveryId, DeliveryState, Outcome, SubscriptionId};
+use crate::delivery::{AttemptLog, DeliveryId, DeliveryState, EventId, Outcome, SubscriptionId};
 use crate::store::DeliveryRecord;
 
 /// The route of this file.
@@ -34,6 +34,7 @@ struct Shown<'a> {
     delivery_id: DeliveryId,
     subscription_id: SubscriptionId,
     event_type: Option<&'a str>,
+    event_id: Option<EventId>,
     state: DeliveryState,
     accepted_at: String,
     next_attempt_at: Option<String>,
@@ -49,6 +50,7 @@ impl<'a> From<&'a DeliveryRecord> for Shown<'a> {
             delivery_id: record.id,
             subscription_id: record.subscription_id,
             event_type: record.event_type.as_deref(),
+            event_id: record.event_id,
             state,
             accepted_at: record.id.accepted_at().to_string(),
             next_attempt_at: next.map(|retry| retry.next_attempt_at.to_string()),
@@ -147,6 +149,14 @@ mod tests {
         assert_eq!(shown["event_type"], json!(null));
         assert_eq!(shown["attempts"][0]["outcome"], "Failed Attempt");
         assert_eq!(shown["attempts"][0]["response_body"], json!(null));
+    }
+
+    #[test]
+    fn a_delivery_names_the_event_that_it_came_from() {
+        assert_eq!(json!(Shown::from(&record()))["event_id"], json!(null));
+        let shown = json!(Shown::from(&DeliveryRecord { event_id: Some(EventId(Uuid::nil())), ..record() }));
+        assert_matches("DeliveryStatus", &shown);
+        assert_eq!(shown["event_id"], "00000000-0000-0000-0000-000000000000");
     }
 
     #[test]

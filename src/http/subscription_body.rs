@@ -7,7 +7,8 @@ use secrecy::SecretString;
 use serde_json::{Map, Value};
 
 use super::problem::{FieldError, Kind, Problem, quoted, shortened};
-use crate::delivery::EventTypePattern;
+use super::tenant;
+use crate::delivery::{DEFAULT_TENANT, EventTypePattern};
 use crate::outbound::guard::TargetRefused;
 use crate::store::{NewSubscription, SubscriptionChange};
 
@@ -18,10 +19,11 @@ const MAX_SECRET_CHARS: usize = 256;
 /// More patterns than this are better said with a wildcard; each is compared with every event.
 pub(super) const MAX_EVENT_TYPES: usize = 100;
 
-const FIELDS: &str = "one of target_url, event_type, secret";
+const FIELDS: &str = "one of target_url, event_type, secret, tenant";
 const URL_EXPECTED: &str = "an absolute http or https URL of up to 2048 characters";
 const EVENT_TYPE_EXPECTED: &str = "an array of strings like [\"order.created\", \"order.*\"]; empty means every event";
 const SECRET_EXPECTED: &str = "a string of 1 to 256 characters, or null for none";
+const TENANT_KEPT: &str = "no tenant: a subscription keeps the one it was created with; create another subscription";
 
 /// Judges a URL and returns it as it is stored.
 pub(super) type CheckUrl<'a> = &'a dyn Fn(&str) -> Result<String, TargetRefused>;
@@ -32,6 +34,7 @@ struct Fields {
     target_url: Option<String>,
     event_types: Option<Vec<EventTypePattern>>,
     secret: Option<Option<SecretString>>,
+    tenant: Option<String>,
 }
 
 /// A new subscription.
@@ -42,7 +45,7 @@ pub(super) fn new_subscription(body: &[u8], check_url: CheckUrl<'_>) -> Result<N
     }
     refuse_if_any(errors)?;
     Ok(NewSubscription {
-        tenant: crate::delivery::DEFAULT_TENANT.into(),
+        tenant: fields.tenant.unwrap_or_else(|| DEFAULT_TENANT.to_owned()),
         target_url: fields.target_url.unwrap_or_default(),
         event_types: fields.event_types.unwrap_or_default(),
         secret: fields.secret.flatten(),
@@ -51,9 +54,12 @@ pub(super) fn new_subscription(body: &[u8], check_url: CheckUrl<'_>) -> Result<N
 
 /// A change of a subscription. Whatever it is, it also enables the subscription again: its owner has looked at it.
 pub(super) fn change(body: &[u8], check_url: CheckUrl<'_>) -> Result<SubscriptionChange, Problem> {
-    let (fields, errors) = fields(body, check_url)?;
+    let (fields, mut errors) = fields(body, check_url)?;
+    if let Some(tenant) = fields.tenant {
+        errors.push(FieldError::new("tenant", quoted(&tenant), TENANT_KEPT));
+    }
     refuse_if_any(errors)?;
-    let Fields { target_url, event_types, secret } = fields;
+    let Fields { target_url, event_types, secret, .. } = fields;
     Ok(SubscriptionChange { target_url, event_types, secret, disabled: Some(None) })
 }
 
@@ -68,6 +74,7 @@ fn fields(body: &[u8], check_url: CheckUrl<'_>) -> Result<(Fields, Vec<FieldErro
             "target_url" => fields.target_url = kept(target_url(&value, check_url), &mut errors),
             "event_type" => fields.event_types = kept(event_types(&value), &mut errors),
             "secret" => fields.secret = kept(secret(value).map_err(|error| vec![error]), &mut errors),
+            "tenant" => fields.tenant = kept(tenant_name(&value).map_err(|error| vec![error]), &mut errors),
             // A mistyped name may carry a secret: its value is not shown.
             _ => errors.push(FieldError::new(shortened(&name), "a field that does not exist", FIELDS)),
         }
@@ -144,6 +151,12 @@ fn secret(value: Value) -> Result<Option<SecretString>, FieldError> {
     }
 }
 
+fn tenant_name(value: &Value) -> Result<String, FieldError> {
+    let Value::String(name) = value else { return Err(FieldError::new("tenant", kind_of(value), tenant::EXPECTED)) };
+    tenant::check(name)?;
+    Ok(name.clone())
+}
+
 fn kind_of(value: &Value) -> String {
     match value {
         Value::Null => "null",
@@ -212,6 +225,23 @@ mod tests {
         let problem = create(&json!({"target_url": 1, "event_type": 2, "secret": 3})).unwrap_err();
         let said = format!("{problem:?}");
         assert!(["target_url", "event_type", "secret"].iter().all(|field| said.contains(field)), "{said}");
+    }
+
+    #[test]
+    fn a_subscription_belongs_to_the_tenant_named_or_to_the_default() {
+        let body = json!({"target_url": "https://a.example/"});
+        assert_eq!(create(&body).unwrap().tenant, "default");
+        let body = json!({"target_url": "https://a.example/", "tenant": "acme"});
+        assert_eq!(create(&body).unwrap().tenant, "acme");
+        assert!(refusal("tenant", json!("a b")).contains("a b"));
+        assert!(refusal("tenant", json!(null)).contains("null"));
+    }
+
+    #[test]
+    fn a_subscription_keeps_its_tenant() {
+        let refused = super::change(br#"{"tenant":"acme","secret":1}"#, &|url| Ok(url.to_owned())).unwrap_err();
+        let said = format!("{refused:?}");
+        assert!(said.contains("the one it was created with") && said.contains("secret"), "{said}");
     }
 
     #[test]

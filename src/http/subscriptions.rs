@@ -37,6 +37,7 @@ pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
 #[derive(Serialize)]
 struct Shown<'a> {
     id: SubscriptionId,
+    tenant: &'a str,
     target_url: &'a str,
     event_type: Vec<&'a str>,
     signed: bool,
@@ -49,6 +50,7 @@ impl<'a> From<&'a Subscription> for Shown<'a> {
     fn from(subscription: &'a Subscription) -> Self {
         Self {
             id: subscription.id,
+            tenant: &subscription.tenant,
             target_url: &subscription.target_url,
             event_type: subscription.event_types.iter().map(EventTypePattern::as_str).collect(),
             signed: subscription.secret.is_some(),
@@ -154,7 +156,7 @@ mod tests {
         let shown = json!(Shown::from(&subscription()));
         assert_matches("Subscription", &shown);
         assert!(!shown.to_string().contains("hunter2"));
-        assert_eq!(shown["signed"], true);
+        assert_eq!((&shown["signed"], &shown["tenant"]), (&json!(true), &json!("default")));
         assert_eq!(shown["event_type"], json!(["order.*"]));
         assert_eq!(shown["updated_at"], "2023-11-14T22:13:20.001Z");
     }

@@ -1,0 +1,194 @@
+//! `POST /events`: one event for every subscription that wants it. The payload is stored once, and the answer names what
+//! was made of it.
+
+use std::sync::Arc;
+
+use bytes::Buf;
+use futures_util::Stream;
+use serde::Serialize;
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::http::StatusCode;
+use warp::reply::Response;
+
+use super::event_body::new_event;
+use super::idempotency::{self, Key};
+use super::reply::{self, Answer};
+use super::{Http, content_length, with};
+use crate::actors::{NewEvent, Published};
+use crate::delivery::{DeliveryId, EventId, SubscriptionId};
+
+/// Deliveries in one answer: about 200 KiB of them. The rest is behind `next`.
+const MAX_LISTED: usize = 1000;
+
+/// The route of this file.
+pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
+    let all = warp::path("events").and(warp::path::end());
+    all.and(warp::post())
+        .and(with(http))
+        .and(idempotency::key())
+        .and(content_length())
+        .and(warp::body::stream())
+        .then(answer)
+        .boxed()
+}
+
+async fn answer<B: Buf>(
+    http: Arc<Http>,
+    key: Option<Key>,
+    length: Option<u64>,
+    mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
+) -> Response {
+    publish(&http, key, length, &mut body).await.unwrap_or_else(|problem| {
+        http.api.metrics.refused(problem.kind().name());
+        problem.into_response()
+    })
+}
+
+async fn publish<B: Buf>(
+    http: &Http,
+    key: Option<Key>,
+    length: Option<u64>,
+    body: &mut (impl Stream<Item = Result<B, warp::Error>> + Unpin),
+) -> Answer {
+    let body = http.bodies.read_or_discard(length, body).await?;
+    let event = new_event(&body)?;
+    // What waits for the commit holds the payload, and not the body that it was copied from.
+    drop(body);
+    let key = key.map(|key| key.of_request(&parts(&event))).transpose()?;
+    let (tenant, event_type) = (event.tenant.clone(), event.event_type.clone());
+    let accepted = http.api.engine.publish(event, key).await?;
+    let response = reply::json(StatusCode::ACCEPTED, &Shown::new(&tenant, &event_type, &accepted.outcome))?;
+    Ok(idempotency::mark(response, accepted.replayed))
+}
+
+/// What makes the request: the spaces around the payload do not.
+fn parts(event: &NewEvent) -> [Option<&[u8]>; 4] {
+    [
+        Some(event.event_type.as_bytes()),
+        Some(event.tenant.as_bytes()),
+        event.ordering_key.as_deref().map(str::as_bytes),
+        Some(&event.payload),
+    ]
+}
+
+/// What was made of an event. Says nothing that the first answer to the same request did not say.
+#[derive(Serialize)]
+struct Shown<'a> {
+    event_id: EventId,
+    event_type: &'a str,
+    tenant: &'a str,
+    status_url: String,
+    matched: usize,
+    deliveries: Vec<Delivery>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Delivery {
+    delivery_id: DeliveryId,
+    subscription_id: SubscriptionId,
+    status_url: String,
+}
+
+impl<'a> Shown<'a> {
+    fn new(tenant: &'a str, event_type: &'a str, event: &Published) -> Self {
+        let listed = &event.deliveries[..event.deliveries.len().min(MAX_LISTED)];
+        let more = listed.len() < event.deliveries.len();
+        let status_url = format!("/events/{}", event.id);
+        Self {
+            next: listed.last().filter(|_| more).map(|(_, last)| format!("{status_url}?after={last}")),
+            note: event.deliveries.is_empty().then(|| unwanted(tenant, event_type)),
+            event_id: event.id,
+            event_type,
+            tenant,
+            status_url,
+            matched: event.deliveries.len(),
+            deliveries: listed.iter().map(Delivery::from).collect(),
+        }
+    }
+}
+
+fn unwanted(tenant: &str, event_type: &str) -> String {
+    format!("no enabled subscription of tenant {tenant} wants events of type {event_type}; the event is kept")
+}
+
+impl From<&(SubscriptionId, DeliveryId)> for Delivery {
+    fn from((subscription_id, id): &(SubscriptionId, DeliveryId)) -> Self {
+        Self { delivery_id: *id, subscription_id: *subscription_id, status_url: format!("/status/{id}") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::http::openapi::tests::assert_matches;
+
+    fn shown(deliveries: usize) -> Value {
+        let made = |n: usize| (SubscriptionId(n as i64), DeliveryId(Uuid::from_u128(n as u128)));
+        let event = Published { id: EventId(Uuid::nil()), deliveries: (1..=deliveries).map(made).collect() };
+        let shown = json!(Shown::new("acme", "order.created", &event));
+        assert_matches("Published", &shown);
+        assert_eq!(shown["matched"], deliveries);
+        shown
+    }
+
+    #[test]
+    fn an_event_is_answered_with_its_deliveries_and_where_to_ask_for_each() {
+        let shown = shown(2);
+        let id = "00000000-0000-0000-0000-000000000000";
+        let delivery = "00000000-0000-0000-0000-000000000002";
+        assert_eq!(shown["status_url"], format!("/events/{id}"));
+        assert_eq!((&shown["tenant"], &shown["event_type"]), (&json!("acme"), &json!("order.created")));
+        let second =
+            json!({"delivery_id": delivery, "subscription_id": 2, "status_url": format!("/status/{delivery}")});
+        assert_eq!(shown["deliveries"][1], second);
+        assert!(shown.get("note").is_none() && shown.get("next").is_none());
+    }
+
+    #[test]
+    fn an_event_that_nobody_wants_says_so() {
+        let shown = shown(0);
+        assert_eq!(shown["deliveries"], json!([]));
+        let note = "no enabled subscription of tenant acme wants events of type order.created; the event is kept";
+        assert_eq!(shown["note"], note);
+    }
+
+    #[test]
+    fn deliveries_beyond_the_limit_are_counted_and_behind_next() {
+        let whole = shown(MAX_LISTED);
+        assert_eq!(whole["deliveries"].as_array().unwrap().len(), MAX_LISTED);
+        assert!(whole.get("next").is_none());
+        let cut = shown(MAX_LISTED + 1);
+        let listed = cut["deliveries"].as_array().unwrap();
+        assert_eq!(listed.len(), MAX_LISTED);
+        let last = listed[MAX_LISTED - 1]["delivery_id"].as_str().unwrap();
+        assert_eq!(cut["next"], format!("/events/00000000-0000-0000-0000-000000000000?after={last}"));
+    }
+
+    #[test]
+    fn every_field_of_an_event_makes_the_request() {
+        let hash = |event_type: &str, tenant: &str, ordering_key: Option<&str>, payload: &'static str| {
+            let event = NewEvent {
+                tenant: tenant.into(),
+                event_type: event_type.into(),
+                ordering_key: ordering_key.map(Arc::from),
+                payload: payload.into(),
+            };
+            "k".parse::<Key>().unwrap().of_request(&parts(&event)).unwrap().request_hash
+        };
+        let first = hash("ab", "c", Some("d"), "1");
+        assert_eq!(first, hash("ab", "c", Some("d"), "1"));
+        let others = [("a", "bc", Some("d"), "1"), ("ab", "cd", None, "1"), ("ab", "c", Some("d1"), "1")];
+        for (event_type, tenant, ordering_key, payload) in others {
+            assert_ne!(first, hash(event_type, tenant, ordering_key, payload), "{event_type} {tenant}");
+        }
+        assert_ne!(first, hash("ab", "c", Some("d"), "1.0"));
+    }
+}
