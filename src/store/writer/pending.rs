@@ -1,0 +1,265 @@
+//! A batch on its way: its rows, and who waits for what becomes of them.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::super::{Batch, IdempotencyKey};
+use super::{Claim, Key, Record, RecordSink, Stored, Submission, What, WriteError};
+use crate::delivery::{AttemptLog, Delivery, DeliveryId, Event, EventId, RetryChange, Timestamp};
+
+type Reply = oneshot::Sender<Result<Stored, WriteError>>;
+
+/// See the module's docs. `batch.deliveries`, `.events` and `.keys` are in the order of `producers`.
+pub(super) struct Pending {
+    pub batch: Batch,
+    pub taken_at: Instant,
+    producers: Vec<Producer>,
+    record_sinks: Vec<Arc<dyn RecordSink>>,
+    permits: Vec<Option<OwnedSemaphorePermit>>,
+    pub position_sinks: Vec<Arc<dyn RecordSink>>,
+}
+
+/// One submission: what of the batch is its own, and who is told.
+struct Producer {
+    claim: Claim,
+    /// Taken when it is answered.
+    reply: Option<Reply>,
+    event: Option<EventId>,
+    has_key: bool,
+    deliveries: usize,
+}
+
+/// A producer with its rows, for the rare occasions on which a batch is taken apart.
+struct Part {
+    producer: Producer,
+    event: Option<Event>,
+    key: Option<IdempotencyKey>,
+    deliveries: Vec<Delivery>,
+}
+
+impl Part {
+    /// What the store is asked for, and what a key stands for.
+    fn outcome(&self) -> Option<Uuid> {
+        let delivery = || self.deliveries.first().map(|delivery| delivery.id.0);
+        self.producer.event.map(|event| event.0).or_else(delivery)
+    }
+
+    fn answer(&mut self, answer: Result<Stored, WriteError>) {
+        if let Some(reply) = self.producer.reply.take() {
+            let _ = reply.send(answer);
+        }
+    }
+}
+
+impl Pending {
+    pub fn new() -> Self {
+        Self {
+            batch: Batch::default(),
+            taken_at: Instant::now(),
+            producers: Vec::new(),
+            record_sinks: Vec::new(),
+            permits: Vec::new(),
+            position_sinks: Vec::new(),
+        }
+    }
+
+    /// Whether a submission with this key is in the batch already: the second has to wait for what becomes of the first.
+    pub fn holds(&self, key: &Key) -> bool {
+        self.batch.keys.iter().any(|held| held.key == key.key && held.scope == key.scope)
+    }
+
+    /// Takes a submission in; the id of its last delivery, if it has any.
+    pub fn add(
+        &mut self,
+        now: Timestamp,
+        submission: Submission,
+        mut next_id: impl FnMut() -> Uuid,
+    ) -> Option<DeliveryId> {
+        let Submission { claim, what, key, reply } = submission;
+        let before = self.batch.deliveries.len();
+        let (event, outcome) = match what {
+            What::Delivery { subscription_id, event_type, payload } => {
+                let id = DeliveryId(next_id());
+                self.batch.deliveries.push(Delivery { id, subscription_id, event_type, payload, event_id: None });
+                (None, id.0)
+            }
+            What::Event { tenant, event_type, ordering_key, payload, subscriptions } => {
+                let id = EventId(next_id());
+                let deliveries = u32::try_from(subscriptions.len()).unwrap_or(u32::MAX);
+                self.batch.deliveries.extend(subscriptions.iter().map(|subscription_id| Delivery {
+                    id: DeliveryId(next_id()),
+                    subscription_id: *subscription_id,
+                    event_type: Some(event_type.clone()),
+                    payload: payload.clone(),
+                    event_id: Some(id),
+                }));
+                self.batch.events.push(Event { id, tenant, event_type, ordering_key, payload, deliveries });
+                (Some(id), id.0)
+            }
+        };
+        let has_key = key.is_some();
+        self.batch.keys.extend(key.map(|Key { scope, key, request_hash }| IdempotencyKey {
+            scope,
+            key,
+            request_hash,
+            outcome,
+            created_at: now,
+        }));
+        let deliveries = self.batch.deliveries.len() - before;
+        self.producers.push(Producer { claim, reply: Some(reply), event, has_key, deliveries });
+        self.batch.deliveries[before..].last().map(|delivery| delivery.id)
+    }
+
+    pub fn add_record(&mut self, id: Uuid, record: Record) {
+        let Record { sink, mut log, retry, permit } = record;
+        log.id = id;
+        match retry {
+            RetryChange::None => {}
+            RetryChange::Schedule(retry) => self.batch.retries.push(retry),
+            RetryChange::Settle => self.batch.settled.push(log.delivery_id),
+        }
+        self.batch.logs.push(log);
+        self.record_sinks.push(sink);
+        self.permits.push(permit);
+    }
+
+    /// What tells whether a producer's rows are stored: its event, or its delivery.
+    pub fn ids(&self) -> (Vec<DeliveryId>, Vec<EventId>) {
+        let single = self.batch.deliveries.iter().filter(|delivery| delivery.event_id.is_none());
+        (single.map(|delivery| delivery.id).collect(), self.batch.events.iter().map(|event| event.id).collect())
+    }
+
+    /// Tells everyone, actors before producers: whoever has an answer finds its delivery under way.
+    pub fn durable(self) {
+        let Self { producers, record_sinks, permits, position_sinks, batch, .. } = self;
+        let mut deliveries = batch.deliveries.into_iter();
+        for producer in producers {
+            hand_over(producer, &mut deliveries);
+        }
+        for (sink, log) in record_sinks.into_iter().zip(batch.logs) {
+            sink.recorded(log.delivery_id);
+        }
+        drop(permits);
+        for (sink, (_, position)) in position_sinks.into_iter().zip(batch.positions) {
+            sink.positioned(position);
+        }
+    }
+
+    /// Answers every producer that still waits with this error.
+    pub fn refuse(&mut self, error: &WriteError) {
+        for reply in self.producers.iter_mut().filter_map(|producer| producer.reply.take()) {
+            let _ = reply.send(Err(error.clone()));
+        }
+    }
+
+    /// Answers those whose key is held already: with what their first request came to, or, when it was another request,
+    /// with an error. Nothing of theirs is stored again.
+    pub fn answer_held(&mut self, held: Vec<IdempotencyKey>) {
+        let held: HashMap<_, _> = held.into_iter().map(|key| ((key.scope.clone(), key.key.clone()), key)).collect();
+        for mut part in self.take_apart() {
+            let first = part.key.as_ref().and_then(|key| held.get(&(key.scope.clone(), key.key.clone())));
+            match (first, &part.key) {
+                // Its own row: the commit that is being decided has stored it.
+                (Some(first), _) if Some(first.outcome) == part.outcome() => self.put_back(part),
+                (Some(first), Some(key)) if first.request_hash == key.request_hash => {
+                    let outcome = first.outcome;
+                    part.answer(Ok(Stored::Before(outcome)));
+                }
+                (Some(_), _) => part.answer(Err(WriteError::KeyReused)),
+                (None, _) => self.put_back(part),
+            }
+        }
+    }
+
+    /// After a commit whose reply was lost: what is stored goes on as accepted, what is not stored and has nobody
+    /// waiting for it any more is forgotten, the rest is to be written again. `refuse` answers the rest, too: the store
+    /// cannot be written to.
+    pub fn keep_unstored(&mut self, stored: &HashSet<Uuid>, refuse: bool) {
+        for mut part in self.take_apart() {
+            if part.outcome().is_some_and(|id| stored.contains(&id)) {
+                hand_over(part.producer, &mut part.deliveries.into_iter());
+            } else if refuse {
+                part.answer(Err(WriteError::Unavailable { ambiguous: false }));
+            } else if part.producer.reply.as_ref().is_some_and(|reply| !reply.is_closed()) {
+                self.put_back(part);
+            }
+        }
+    }
+
+    /// Splits a batch of more than one row; `None` when it has one.
+    pub fn split_off_half(&mut self) -> Option<Self> {
+        let (keep_producers, keep_logs) = match (self.producers.len(), self.batch.logs.len()) {
+            (0, 0 | 1) | (1, 0) => return None,
+            (producers, 0) => (producers / 2, 0),
+            (0, logs) => (0, logs / 2),
+            (producers, _) => (producers, 0),
+        };
+        let mut rest = Self { taken_at: self.taken_at, ..Self::new() };
+        for (at, part) in self.take_apart().into_iter().enumerate() {
+            if at < keep_producers { self.put_back(part) } else { rest.put_back(part) }
+        }
+        rest.batch.logs = self.batch.logs.split_off(keep_logs);
+        rest.record_sinks = self.record_sinks.split_off(keep_logs);
+        rest.permits = self.permits.split_off(keep_logs);
+        let moved: HashSet<_> = rest.batch.logs.iter().map(|log| log.delivery_id).collect();
+        (rest.batch.retries, self.batch.retries) =
+            self.batch.retries.drain(..).partition(|retry| moved.contains(&retry.delivery_id));
+        (rest.batch.settled, self.batch.settled) = self.batch.settled.drain(..).partition(|id| moved.contains(id));
+        Some(rest)
+    }
+
+    /// Whether any producer has rows in it.
+    pub fn has_producers(&self) -> bool {
+        !self.producers.is_empty()
+    }
+
+    /// Removes the texts of the logs; whether there were any.
+    pub fn strip_texts(&mut self) -> bool {
+        let strip = |log: &mut AttemptLog| log.error_details.take().is_some() | log.response_body.take().is_some();
+        self.batch.logs.iter_mut().fold(false, |any, log| strip(log) | any)
+    }
+
+    fn take_apart(&mut self) -> Vec<Part> {
+        let mut deliveries = std::mem::take(&mut self.batch.deliveries).into_iter();
+        let mut events = std::mem::take(&mut self.batch.events).into_iter();
+        let mut keys = std::mem::take(&mut self.batch.keys).into_iter();
+        let parts = std::mem::take(&mut self.producers).into_iter().map(|producer| Part {
+            event: producer.event.and_then(|_| events.next()),
+            key: producer.has_key.then(|| keys.next()).flatten(),
+            deliveries: deliveries.by_ref().take(producer.deliveries).collect(),
+            producer,
+        });
+        parts.collect()
+    }
+
+    fn put_back(&mut self, part: Part) {
+        self.batch.events.extend(part.event);
+        self.batch.keys.extend(part.key);
+        self.batch.deliveries.extend(part.deliveries);
+        self.producers.push(part.producer);
+    }
+}
+
+/// Its rows are durable: the actors get their deliveries, then the producer its answer.
+fn hand_over(producer: Producer, deliveries: &mut impl Iterator<Item = Delivery>) {
+    let Producer { claim, reply, event, deliveries: count, .. } = producer;
+    let mut accepted = Vec::with_capacity(count);
+    for delivery in deliveries.take(count) {
+        accepted.push((delivery.subscription_id, delivery.id));
+        claim.0.committed(delivery);
+    }
+    // Before the answer: a claim's release may be what wakes the actors of passive subscriptions.
+    drop(claim);
+    let stored = match (event, accepted.first()) {
+        (Some(event), _) => Stored::Event(event, accepted),
+        (None, Some((_, delivery))) => Stored::Delivery(*delivery),
+        (None, None) => return,
+    };
+    if let Some(reply) = reply {
+        let _ = reply.send(Ok(stored));
+    }
+}
