@@ -38,7 +38,16 @@ fn ids(batch: &Batch) -> Vec<DeliveryId> {
 async fn no_query_reads_a_large_table_from_end_to_end() {
     let dir = tempfile::tempdir().unwrap();
     let store = owned(dir.path()).await;
+    let (backlog, retry_payload) = (reads::backlog_sql(), reads::retry_payload_sql());
     let queries = [
+        &*backlog,
+        &*retry_payload,
+        events::DELIVERIES,
+        events::MATCHING,
+        keys::FIND,
+        keys::PRUNE,
+        subscriptions::DELETE_PATTERNS,
+        janitor::PRUNE_EVENTS,
         reads::UNTRIED,
         reads::DUE,
         janitor::OLD_RETRIES,
@@ -48,7 +57,8 @@ async fn no_query_reads_a_large_table_from_end_to_end() {
         janitor::PRUNE_LOGS,
     ];
     for query in queries {
-        let plan = store.read(move |connection| plan(connection, query)).await.unwrap();
+        let sql = query.to_owned();
+        let plan = store.read(move |connection| plan(connection, &sql)).await.unwrap();
         // `due` is the result of a subquery, `p` the positions, of which there is one for each that has fallen behind.
         let scans = plan.iter().filter(|step| step.starts_with("SCAN"));
         let large: Vec<_> =
