@@ -11,13 +11,14 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::entry::Entry;
+use super::fan_out::{FanOut, MAX_FAN_OUT};
 use super::janitor::Janitor;
 use super::node::{MAX_ATTEMPTS, Node, Parts};
 use super::supervisor::{self, Supervisor};
 use crate::cache::{Cache, Change};
 use crate::delivery::{DeliveryId, EventId, Subscription, SubscriptionId, subscribed};
 use crate::outbound::signing::SigningKeys;
-use crate::store::writer::{Claim, Submission, WriteError, Writer};
+use crate::store::writer::{Claim, Key, Stored, Submission, What, WriteError, Writer};
 use crate::store::{Recovery, Store, StoreError};
 
 /// How long a producer waits for its commit. A store that is slower than this is down, as far as it is concerned.
@@ -88,6 +89,12 @@ pub struct RequestKey {
     pub key: Arc<str>,
     /// SHA-256 of what makes the request; another request under the same key has another.
     pub request_hash: [u8; 32],
+}
+
+impl RequestKey {
+    fn in_scope(self, scope: String) -> Key {
+        Key { scope: scope.into(), key: self.key, request_hash: self.request_hash }
+    }
 }
 
 /// What became of an accepted request.
@@ -176,6 +183,7 @@ impl From<WriteError> for AcceptError {
                 Self::unavailable("the store went away during the commit; the event may have been stored")
             }
             WriteError::Rejected(reason) => Self::Rejected(reason),
+            WriteError::KeyReused => Self::KeyReused,
         }
     }
 }
@@ -253,7 +261,7 @@ impl Engine {
         active: &Active,
         event_type: Option<Arc<str>>,
         payload: Bytes,
-        _key: Option<RequestKey>,
+        key: Option<RequestKey>,
     ) -> Result<Accepted<DeliveryId>, AcceptError> {
         let id = active.subscription.id;
         if active.subscription.disabled.is_some() {
@@ -263,28 +271,54 @@ impl Engine {
         if node.is_draining() {
             return Err(AcceptError::unavailable("this process is stopping"));
         }
-        let started = Instant::now();
         let payload = node.admit(payload).ok_or(AcceptError::Busy { retry_after_s: RETRY_AFTER_S })?;
         let claim = self.claim(active).await?;
-        let (reply, answer) = oneshot::channel();
-        node.writer.submit(Submission { claim, subscription_id: id, event_type, payload, reply })?;
-        let delivery = match timeout(ACK_TIMEOUT, answer).await {
-            Ok(Ok(answer)) => answer?,
-            Ok(Err(_)) | Err(_) => return Err(WriteError::Unavailable { ambiguous: true }.into()),
-        };
-        node.parts.metrics.accepted(started.elapsed());
-        Ok(Accepted { outcome: delivery, replayed: false })
+        let scope = || format!("ingest/{id}");
+        let what = What::Delivery { subscription_id: id, event_type, payload };
+        match write(node, claim, what, key.map(|key| key.in_scope(scope()))).await? {
+            Stored::Delivery(delivery) => Ok(Accepted { outcome: delivery, replayed: false }),
+            Stored::Before(outcome) => Ok(Accepted { outcome: DeliveryId(outcome), replayed: true }),
+            Stored::Event(..) => Err(AcceptError::Rejected("a delivery became an event".to_owned())),
+        }
     }
 
     /// Makes the event durable with a delivery for every subscription that wants it. Returns after the commit.
-    #[expect(clippy::todo, reason = "a stub until the engine's side is merged")]
-    pub async fn publish(
-        &self,
-        _event: NewEvent,
-        _key: Option<RequestKey>,
-    ) -> Result<Accepted<Published>, AcceptError> {
-        self.handles()?;
-        todo!()
+    pub async fn publish(&self, event: NewEvent, key: Option<RequestKey>) -> Result<Accepted<Published>, AcceptError> {
+        let Handles { node, supervisor, .. } = self.handles()?;
+        if node.is_draining() {
+            return Err(AcceptError::unavailable("this process is stopping"));
+        }
+        let NewEvent { tenant, event_type, ordering_key, payload } = event;
+        let payload = node.admit(payload).ok_or(AcceptError::Busy { retry_after_s: RETRY_AFTER_S })?;
+        let subscriptions = node.matches.of(&*self.store, &tenant, &event_type).await?;
+        if subscriptions.len() > MAX_FAN_OUT {
+            return Err(AcceptError::TooManyDeliveries { matched: subscriptions.len(), limit: MAX_FAN_OUT });
+        }
+        let claim = Claim::on(FanOut::new(node.clone(), supervisor.clone()));
+        let key = key.map(|key| key.in_scope(format!("events/{tenant}")));
+        let what = What::Event { tenant, event_type, ordering_key, payload, subscriptions };
+        match write(node, claim, what, key).await? {
+            Stored::Event(id, deliveries) => Ok(Accepted { outcome: Published { id, deliveries }, replayed: false }),
+            Stored::Before(outcome) => {
+                let published = self.published(EventId(outcome)).await?;
+                Ok(Accepted { outcome: published, replayed: true })
+            }
+            Stored::Delivery(_) => Err(AcceptError::Rejected("an event became a delivery".to_owned())),
+        }
+    }
+
+    /// What an event was answered with.
+    async fn published(&self, id: EventId) -> Result<Published, AcceptError> {
+        const PAGE: usize = 1000;
+        let mut deliveries = Vec::new();
+        loop {
+            let after = deliveries.last().map_or(DeliveryId::MIN, |(_, delivery)| *delivery);
+            let page = self.store.event_deliveries(id, after, PAGE).await?;
+            deliveries.extend(page.iter().map(|delivery| (delivery.subscription_id, delivery.id)));
+            if page.len() < PAGE {
+                return Ok(Published { id, deliveries });
+            }
+        }
     }
 
     /// A claim on the subscription's entry. An entry that closed meanwhile is looked up again, once: it was passivated,
@@ -303,6 +337,9 @@ impl Engine {
 
     /// Puts a new subscription where its first event will look for it.
     pub async fn subscription_created(&self, subscription: &Subscription) {
+        if let Some(Handles { node, .. }) = self.running.get() {
+            node.matches.forget();
+        }
         self.cache.put(subscription).await;
     }
 
@@ -401,6 +438,19 @@ async fn heard(
     if supervisor.cast(message(done)).is_ok() {
         let _ = wait.await;
     }
+}
+
+/// Submits it, and waits for the commit.
+async fn write(node: &Node, claim: Claim, what: What, key: Option<Key>) -> Result<Stored, AcceptError> {
+    let started = Instant::now();
+    let (reply, answer) = oneshot::channel();
+    node.writer.submit(Submission { claim, what, key, reply })?;
+    let stored = match timeout(ACK_TIMEOUT, answer).await {
+        Ok(Ok(answer)) => answer?,
+        Ok(Err(_)) | Err(_) => return Err(WriteError::Unavailable { ambiguous: true }.into()),
+    };
+    node.parts.metrics.accepted(started.elapsed());
+    Ok(stored)
 }
 
 /// Tells when a task has ended, however it did.

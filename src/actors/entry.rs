@@ -16,7 +16,7 @@ use crate::delivery::{
 };
 use crate::outbound::client::Target;
 use crate::outbound::signing::SigningKeys;
-use crate::store::writer::Sink;
+use crate::store::writer::{DeliverySink, RecordSink};
 
 /// How far a subscription may trail before it gets a row of its own in `positions`, so that it does not hold the
 /// watermark of all back.
@@ -313,9 +313,24 @@ impl Intake {
     }
 }
 
-impl Sink for Entry {
+impl DeliverySink for Entry {
     fn committed(&self, delivery: Delivery) {
+        // Closed with a claim on it, it was deleted: nobody waits for the delivery.
+        let _ = self.take(delivery);
+    }
+
+    fn released(&self) {
+        self.lock().submitted -= 1;
+    }
+}
+
+impl Entry {
+    /// Takes a durable delivery over; `Err` when the entry is closed, and the delivery is nobody's yet.
+    pub fn take(&self, delivery: Delivery) -> Result<(), DeliveryId> {
         let mut intake = self.lock();
+        if intake.closed {
+            return Err(delivery.id);
+        }
         intake.last_committed = delivery.id;
         intake.last_used = self.node.parts.clock.steady();
         if intake.behind {
@@ -326,7 +341,7 @@ impl Sink for Entry {
                     intake.tail = None;
                 }
             }
-            return;
+            return Ok(());
         }
         let bytes = intake.unread_bytes + intake.held_bytes;
         let fits = bytes == 0 || bytes + delivery.payload.len() <= MAX_HELD_BYTES;
@@ -334,14 +349,17 @@ impl Sink for Entry {
             intake.unread += 1;
             intake.unread_bytes += delivery.payload.len();
             if intake.cast(Message::Accepted(delivery)) {
-                return;
+                return Ok(());
             }
         }
         // From here on the store has them, in order; the actor is told once.
         intake.behind = true;
         intake.cast(Message::FellBehind);
+        Ok(())
     }
+}
 
+impl RecordSink for Entry {
     fn recorded(&self, id: DeliveryId) {
         let mut intake = self.lock();
         intake.recording -= 1;
@@ -353,9 +371,5 @@ impl Sink for Entry {
         if intake.seeking && position.is_some() {
             intake.position = position;
         }
-    }
-
-    fn released(&self) {
-        self.lock().submitted -= 1;
     }
 }

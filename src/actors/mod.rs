@@ -8,6 +8,7 @@
 
 mod engine;
 mod entry;
+mod fan_out;
 mod janitor;
 mod node;
 mod subscription;

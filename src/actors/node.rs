@@ -1,6 +1,6 @@
 //! What all actors of this process share, and the bounds that hold for all of them together.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -9,9 +9,10 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::entry::Entry;
+use super::fan_out::Matches;
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::delivery::{DeliveryId, RetrySchedule, SubscriptionId};
+use crate::delivery::{Delivery, DeliveryId, RetrySchedule, SubscriptionId};
 use crate::metrics::Metrics;
 use crate::outbound::client::AttemptClient;
 use crate::store::Store;
@@ -71,6 +72,10 @@ pub(super) struct Node {
     pub reachable: AtomicBool,
     /// As last handed to the writer. Whoever decides on what it may not pass holds it meanwhile.
     watermark: Mutex<DeliveryId>,
+    pub matches: Matches,
+    /// The first delivery of each subscription that was committed while it had no actor. Held while an entry is made, so
+    /// that a delivery is either here or handed to the entry.
+    unclaimed: Mutex<BTreeMap<SubscriptionId, DeliveryId>>,
     payload_bytes: Arc<AtomicUsize>,
     directory: RwLock<HashMap<SubscriptionId, Arc<Entry>>>,
 }
@@ -84,6 +89,8 @@ impl Node {
             draining: AtomicBool::new(false),
             reachable: AtomicBool::new(true),
             watermark: Mutex::new(watermark),
+            matches: Matches::default(),
+            unclaimed: Mutex::default(),
             payload_bytes: Arc::default(),
             directory: RwLock::default(),
         })
@@ -119,7 +126,37 @@ impl Node {
         self.directory.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    pub fn insert(&self, entry: Arc<Entry>) {
+    /// A durable delivery to its entry, or to those that wait for an actor.
+    pub fn hand_over(&self, delivery: Delivery) {
+        let id = delivery.subscription_id;
+        let mut unclaimed = self.unclaimed();
+        let refused = match self.entry(id) {
+            Some(entry) => entry.take(delivery).err(),
+            None => Some(delivery.id),
+        };
+        if let Some(delivery) = refused {
+            unclaimed.entry(id).or_insert(delivery);
+        }
+    }
+
+    /// Subscriptions that wait for an actor, each with the first delivery that it has not seen.
+    pub fn unclaimed(&self) -> MutexGuard<'_, BTreeMap<SubscriptionId, DeliveryId>> {
+        self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn has_unclaimed(&self) -> bool {
+        !self.unclaimed().is_empty()
+    }
+
+    /// Makes an entry with what waits for it, and puts it into the directory.
+    pub fn insert(&self, id: SubscriptionId, make: impl FnOnce(Option<DeliveryId>) -> Arc<Entry>) -> Arc<Entry> {
+        let mut unclaimed = self.unclaimed();
+        let entry = make(unclaimed.remove(&id));
+        self.put(entry.clone());
+        entry
+    }
+
+    fn put(&self, entry: Arc<Entry>) {
         self.directory.write().unwrap_or_else(PoisonError::into_inner).insert(entry.id, entry);
     }
 

@@ -47,6 +47,8 @@ pub(super) enum Message {
     /// Another process says that it has this version now.
     Hint(SubscriptionId, i64),
     Restart(Arc<Entry>),
+    /// Deliveries were committed for subscriptions without an actor.
+    Unclaimed,
     Due,
     DueFound(Vec<SubscriptionId>),
     Review,
@@ -135,6 +137,7 @@ impl Actor for Supervisor {
             }
             Message::Hint(id, version) => state.hint(id, version),
             Message::Restart(entry) => state.restart(&entry).await?,
+            Message::Unclaimed => state.claim(),
             Message::Due => state.look_for_due(),
             Message::DueFound(ids) => ids.into_iter().for_each(|id| state.activate(id, None)),
             Message::Review => state.review(),
@@ -219,11 +222,13 @@ impl State {
                 return Ok(());
             }
             Err(error) => Err(AcceptError::from(error)),
-            Ok(_) if activation.deleted => Err(AcceptError::NotFound(id)),
-            Ok(None) => Err(AcceptError::NotFound(id)),
-            Ok(Some(read)) => {
+            Ok(Some(read)) if !activation.deleted => {
                 let newer = activation.changed.take().map(|changed| *changed).filter(|c| c.version > read.version);
                 self.start(newer.unwrap_or(read), activation.recover_from).await.map(Ok)?
+            }
+            Ok(_) => {
+                self.node.unclaimed().remove(&id);
+                Err(AcceptError::NotFound(id))
             }
         };
         for reply in activation.replies {
@@ -241,11 +246,14 @@ impl State {
         subscription: Subscription,
         recover_from: Option<DeliveryId>,
     ) -> Result<Arc<Entry>, ActorProcessingErr> {
-        // On demand: had it untried deliveries, its position or the recovery would say so. What is submitted through
-        // the new entry gets ids above this one.
-        let tried_through = recover_from.unwrap_or_else(|| self.node.writer.last_id());
-        let entry = Entry::new(Config::new(subscription), self.node.clone(), tried_through, recover_from.is_some());
-        self.node.insert(entry.clone());
+        let config = Config::new(subscription);
+        let entry = self.node.insert(config.subscription.id, |unclaimed| {
+            let from = recover_from.into_iter().chain(unclaimed.map(DeliveryId::predecessor)).min();
+            // On demand: had it untried deliveries, its position or the recovery would say so. What is being committed
+            // by now may hold some, and is above this.
+            let tried_through = from.unwrap_or_else(|| self.node.writer.settled_through());
+            Entry::new(config, self.node.clone(), tried_through, from.is_some())
+        });
         self.node.parts.metrics.activated();
         self.spawn(&entry).await?;
         Ok(entry)
@@ -295,12 +303,28 @@ impl State {
     /// Starts the next of those that a crash or a stop left unfinished, a few at a time.
     fn recover_some(&mut self) {
         while self.recovering < MAX_RECOVERING_AT_ONCE {
-            let Some((id, _)) = self.to_recover.first_key_value() else { break };
-            self.activate(*id, None);
+            let Some((id, from)) = self.to_recover.first_key_value().map(|(id, from)| (*id, *from)) else { break };
+            self.activate(id, None);
+            // It has an actor already, which has taken over what waited for it.
+            if self.to_recover.get(&id) == Some(&from) {
+                self.to_recover.remove(&id);
+            }
         }
     }
 
+    /// Starts the actors of those that have deliveries and none.
+    fn claim(&mut self) {
+        let waiting: Vec<_> = self.node.unclaimed().iter().map(|(id, first)| (*id, first.predecessor())).collect();
+        for (id, from) in waiting {
+            if !self.activations.contains_key(&id) {
+                self.to_recover.entry(id).or_insert(from);
+            }
+        }
+        self.recover_some();
+    }
+
     fn changed(&mut self, subscription: Box<Subscription>) {
+        self.node.matches.forget();
         let id = subscription.id;
         if let Some(activation) = self.activations.get_mut(&id) {
             if activation.changed.as_ref().is_none_or(|known| known.version < subscription.version) {
@@ -317,6 +341,7 @@ impl State {
     }
 
     fn deleted(&mut self, id: SubscriptionId) {
+        self.node.matches.forget();
         if let Some(activation) = self.activations.get_mut(&id) {
             activation.deleted = true;
         }
@@ -329,6 +354,7 @@ impl State {
 
     /// A subscription without an actor is looked at, too: it may have been enabled, with a backlog.
     fn hint(&self, id: SubscriptionId, version: i64) {
+        self.node.matches.forget();
         if self.node.entry(id).is_none_or(|entry| entry.config().subscription.version < version) {
             self.refresh(id);
         }
@@ -374,12 +400,16 @@ impl State {
         // The writer before the entries: what it has settled by now, they know of. A commit that an outage holds up
         // for longer than the trail must not be passed by the watermark either.
         let settled = self.node.writer.settled_through();
+        // Those without an entry before those with one, since a delivery moves only that way.
+        let unclaimed = self.node.unclaimed().values().copied().min().map_or(settled, DeliveryId::predecessor);
         let entries = self.node.entries();
         let recovered = self.recovering == 0 && self.to_recover.is_empty();
         if recovered {
             let mut last = self.node.watermark();
-            let watermark =
-                entries.iter().filter_map(|entry| entry.watermark_bound()).fold(trail.min(settled), DeliveryId::min);
+            let watermark = entries
+                .iter()
+                .filter_map(|entry| entry.watermark_bound())
+                .fold(trail.min(settled).min(unclaimed), DeliveryId::min);
             if watermark > *last {
                 *last = watermark;
                 self.node.writer.watermark(watermark);

@@ -12,7 +12,6 @@ use super::super::{Store, StoreError};
 use super::pending::Pending;
 use super::{Shared, WriteError};
 use crate::clock::Clock;
-use crate::delivery::DeliveryId;
 use crate::metrics::Metrics;
 
 /// Most deliveries, and most logs, in one commit: past this a batch gets slower and not cheaper.

@@ -1,0 +1,100 @@
+//! Fan-out: which subscriptions want an event, and how their actors come to its deliveries.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ractor::ActorRef;
+use tokio::time::Instant;
+
+use super::node::Node;
+use super::supervisor;
+use crate::delivery::{Delivery, SubscriptionId};
+use crate::store::writer::DeliverySink;
+use crate::store::{Result, Store};
+
+/// Most deliveries of one event: a commit of this size takes seconds, and everyone else's waits for it.
+pub(super) const MAX_FAN_OUT: usize = 100_000;
+/// How long an answer of the store is used again. A subscription that is made or changed here, or of which another
+/// process tells, is seen at once; this is for the word that was lost.
+const MATCHES_TTL: Duration = Duration::from_secs(1);
+/// Most subscription ids that are kept in answers: 8 MB.
+const MAX_MATCHES: usize = 1_000_000;
+
+/// Hands the deliveries of one event to the actors that run, and leaves word for the supervisor of the others.
+pub(super) struct FanOut {
+    node: Arc<Node>,
+    supervisor: ActorRef<supervisor::Message>,
+}
+
+impl FanOut {
+    pub fn new(node: Arc<Node>, supervisor: ActorRef<supervisor::Message>) -> Arc<Self> {
+        Arc::new(Self { node, supervisor })
+    }
+}
+
+impl DeliverySink for FanOut {
+    fn committed(&self, delivery: Delivery) {
+        self.node.hand_over(delivery);
+    }
+
+    fn released(&self) {
+        // After the commit, and once for all of them: the actors of a large fan-out are started a few at a time.
+        if self.node.has_unclaimed() {
+            let _ = self.supervisor.cast(supervisor::Message::Unclaimed);
+        }
+    }
+}
+
+/// The store's answers of a moment ago to who wants which events.
+#[derive(Default)]
+pub(super) struct Matches {
+    /// Raised by every change of a subscription.
+    generation: AtomicU64,
+    answers: Mutex<HashMap<(Arc<str>, Arc<str>), Answer>>,
+}
+
+struct Answer {
+    generation: u64,
+    read_at: Instant,
+    subscriptions: Arc<[SubscriptionId]>,
+}
+
+impl Matches {
+    /// A subscription was made, changed or deleted.
+    pub fn forget(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The enabled subscriptions of the tenant that want the event, by id.
+    pub async fn of(
+        &self,
+        store: &dyn Store,
+        tenant: &Arc<str>,
+        event_type: &Arc<str>,
+    ) -> Result<Arc<[SubscriptionId]>> {
+        // Read before the store is: what changes meanwhile makes the answer old.
+        let generation = self.generation.load(Ordering::Relaxed);
+        let key = (tenant.clone(), event_type.clone());
+        if let Some(answer) = self.lock().get(&key)
+            && answer.generation == generation
+            && answer.read_at.elapsed() < MATCHES_TTL
+        {
+            return Ok(answer.subscriptions.clone());
+        }
+        let read_at = Instant::now();
+        let subscriptions: Arc<[SubscriptionId]> = store.matching(tenant, event_type).await?.into();
+        let mut answers = self.lock();
+        let kept: usize = answers.values().map(|answer| answer.subscriptions.len() + 1).sum();
+        if kept + subscriptions.len() >= MAX_MATCHES {
+            answers.clear();
+        }
+        answers.insert(key, Answer { generation, read_at, subscriptions: subscriptions.clone() });
+        Ok(subscriptions)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Arc<str>, Arc<str>), Answer>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
