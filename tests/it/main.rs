@@ -5,6 +5,7 @@ mod bad_input;
 mod crash;
 mod cross_process;
 mod delivery;
+mod events;
 mod receiver;
 mod restart;
 mod seed;
