@@ -64,6 +64,22 @@ impl Backend {
         }
     }
 
+    /// How large the database is, in bytes.
+    pub async fn size(&self) -> i64 {
+        match self {
+            Self::Sqlite { dir } => {
+                let sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+                let database = rusqlite::Connection::open(dir.path().join("hookpost.db")).unwrap();
+                database.query_row(sql, [], |row| row.get(0)).unwrap()
+            }
+            Self::Postgres { .. } => {
+                let (client, connection) = tokio_postgres::connect(self.database_url().as_str(), NoTls).await.unwrap();
+                tokio::spawn(connection);
+                client.query_one("SELECT pg_database_size(current_database())", &[]).await.unwrap().get(0)
+            }
+        }
+    }
+
     /// Runs the test, then removes the store whatever came of it.
     pub async fn check(&self, test: impl Future<Output = ()>) {
         let outcome = AssertUnwindSafe(test).catch_unwind().await;

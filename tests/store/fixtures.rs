@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hookpost::delivery::{AttemptLog, Delivery, DeliveryId, Outcome, Retry, Subscription, SubscriptionId, Timestamp};
+use hookpost::delivery::{
+    AttemptLog, DEFAULT_TENANT, Delivery, DeliveryId, Event, EventId, Outcome, Retry, Subscription, SubscriptionId,
+    Timestamp,
+};
 use hookpost::store::{Batch, NewSubscription, Recovery, Store};
 use uuid::{Builder, Uuid};
 
@@ -31,6 +34,37 @@ pub fn delivery(subscription_id: SubscriptionId, ms: i64) -> Delivery {
         event_type: Some(Arc::from("order.created")),
         payload: Bytes::from(format!("{{\"n\":{ms}}}")),
     }
+}
+
+/// An event accepted `ms` after [`T0`]; nobody has wanted it so far.
+pub fn event(ms: i64) -> Event {
+    Event {
+        id: EventId(id(ms)),
+        tenant: Arc::from(DEFAULT_TENANT),
+        event_type: Arc::from("order.created"),
+        ordering_key: None,
+        payload: Bytes::from(format!("{{\"event\":{ms}}}")),
+        deliveries: 0,
+    }
+}
+
+/// A delivery of the event, accepted `ms` after [`T0`].
+pub fn delivery_of(event: &Event, subscription_id: SubscriptionId, ms: i64) -> Delivery {
+    Delivery {
+        event_id: Some(event.id),
+        event_type: Some(event.event_type.clone()),
+        payload: event.payload.clone(),
+        ..delivery(subscription_id, ms)
+    }
+}
+
+/// The event, and a delivery of it to each subscription, a tenth of a second apart from the event's time on.
+pub fn fanned_out(event: &Event, subscriptions: &[SubscriptionId]) -> Batch {
+    let accepted_at = DeliveryId(event.id.0).accepted_at().0 - T0.0;
+    let times = (1..).map(|n| accepted_at + n * 100);
+    let deliveries: Vec<_> = subscriptions.iter().zip(times).map(|(id, ms)| delivery_of(event, *id, ms)).collect();
+    let event = Event { deliveries: u32::try_from(deliveries.len()).unwrap(), ..event.clone() };
+    Batch { events: vec![event], ..accepted(deliveries) }
 }
 
 /// The log of an attempt at the delivery, `ms` after [`T0`].
@@ -96,7 +130,7 @@ pub async fn create(store: &Arc<dyn Store>, target_url: &str) -> Subscription {
         target_url: target_url.to_owned(),
         event_types: vec![],
         secret: None,
-        tenant: hookpost::delivery::DEFAULT_TENANT.into(),
+        tenant: DEFAULT_TENANT.to_owned(),
     };
     store.create_subscription(new, T0).await.unwrap()
 }

@@ -129,5 +129,47 @@ conformance! {
         pruning_takes_what_a_deleted_subscription_left,
         the_failure_of_an_expired_delivery_outlives_it,
         pruning_in_chunks_comes_to_an_end,
+        a_delivery_of_an_event_that_is_too_old_ends_as_a_visible_failure,
+        pruning_takes_old_events_and_leaves_young_ones,
+        pruning_leaves_the_event_of_an_unfinished_delivery,
+        pruning_events_in_chunks_comes_to_an_end,
+    }
+    events {
+        an_event_reads_back_as_it_was_written,
+        an_event_that_nobody_wanted_is_kept,
+        an_unknown_event_is_none,
+        stored_events_names_those_that_are_and_keeps_the_order,
+        an_events_payload_is_stored_once,
+        every_delivery_reads_back_the_payload_byte_for_byte,
+        a_backlog_holds_deliveries_of_events_and_others_in_order,
+        a_page_counts_the_bytes_of_an_events_payload,
+        a_delivery_says_which_event_it_is_of,
+        an_events_deliveries_come_by_id_in_pages,
+        an_events_deliveries_show_how_they_stand,
+        the_same_fan_out_twice_stores_one_of_each,
+        a_refused_fan_out_leaves_nothing,
+        deliveries_of_events_are_recovered_like_any_other,
+        the_newest_id_may_be_an_events,
+    }
+    matching {
+        an_exact_pattern_matches_its_type_only,
+        a_wildcard_matches_below_its_prefix,
+        a_star_and_no_patterns_match_every_type,
+        one_that_matches_twice_is_named_once_and_all_come_by_id,
+        another_tenants_do_not_match,
+        a_disabled_one_does_not_match_until_it_is_enabled,
+        a_deleted_one_does_not_match,
+        changed_patterns_are_followed,
+        a_subscription_keeps_its_tenant,
+    }
+    keys {
+        a_held_key_reads_back_as_it_was_written,
+        only_those_asked_for_are_found,
+        another_scope_is_another_key,
+        a_key_that_stands_for_something_else_refuses_the_whole_batch,
+        one_batch_cannot_give_a_key_to_two,
+        the_same_batch_twice_holds_its_keys_once,
+        keys_are_pruned_from_the_cutoff_back_and_can_be_held_again,
+        keys_are_pruned_in_chunks_that_come_to_an_end,
     }
 }

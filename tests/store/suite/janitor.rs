@@ -200,3 +200,59 @@ pub async fn pruning_in_chunks_comes_to_an_end(backend: &Backend) {
     assert_eq!(store.stored(&ids).await.unwrap(), []);
     assert!(log_ids(&store, sub).await.is_empty());
 }
+
+pub async fn a_delivery_of_an_event_that_is_too_old_ends_as_a_visible_failure(backend: &Backend) {
+    let store = prepared(backend).await;
+    let (untried, failing) = (subscribe(&store).await, subscribe(&store).await);
+    let batch = fanned_out(&event(0), &[untried, failing]);
+    let (first, second) = (batch.deliveries[0].clone(), batch.deliveries[1].clone());
+    let logs = vec![log(&second, 500, 1, Outcome::FailedAttempt)];
+    commit(&store, Batch { logs, retries: vec![retry(&second, 2, days(28))], ..batch }).await;
+    assert_eq!(expire_all(&store, LIMIT).await.expired, 2);
+    assert_says_that_it_expired(&attempts(&store, first.id).await[0]);
+    assert_says_that_it_expired(&attempts(&store, second.id).await[1]);
+}
+
+pub async fn pruning_takes_old_events_and_leaves_young_ones(backend: &Backend) {
+    let store = prepared(backend).await;
+    let sub = subscribe(&store).await;
+    let (old, unwanted, young, young_unwanted) = (event(0), event(1), event(days(28)), event(days(28) + 1));
+    for sent in [&old, &young] {
+        let batch = fanned_out(sent, &[sub]);
+        let logs =
+            vec![log(&batch.deliveries[0], batch.deliveries[0].id.accepted_at().0 - T0.0 + 1, 1, Outcome::Success)];
+        commit(&store, Batch { logs, ..batch }).await;
+    }
+    commit(&store, Batch { events: vec![unwanted.clone(), young_unwanted.clone()], ..Batch::default() }).await;
+    prune_all(&store, LIMIT).await;
+    let all = [old.id, unwanted.id, young.id, young_unwanted.id];
+    assert_eq!(store.stored_events(&all).await.unwrap(), [young.id, young_unwanted.id]);
+    assert_eq!(store.event_deliveries(young.id, DeliveryId::MIN, 10).await.unwrap().len(), 1);
+}
+
+/// Its payload is still to be sent.
+pub async fn pruning_leaves_the_event_of_an_unfinished_delivery(backend: &Backend) {
+    let store = prepared(backend).await;
+    let [done, failing, untried] = [subscribe(&store).await, subscribe(&store).await, subscribe(&store).await];
+    let (tried, waiting) = (event(0), event(1000));
+    let batch = fanned_out(&tried, &[done, failing]);
+    let received = log(&batch.deliveries[0], 500, 1, Outcome::Success);
+    let failed = batch.deliveries[1].clone();
+    let logs = vec![received, log(&failed, 501, 1, Outcome::FailedAttempt)];
+    commit(&store, Batch { logs, retries: vec![retry(&failed, 2, days(28))], ..batch }).await;
+    commit(&store, fanned_out(&waiting, &[untried])).await;
+    prune_all(&store, LIMIT).await;
+    assert_eq!(store.stored_events(&[tried.id, waiting.id]).await.unwrap(), [tried.id, waiting.id]);
+    assert_eq!(store.retry_payloads(&[failed.id]).await.unwrap()[0].payload, tried.payload);
+    let page = store.backlog_page(untried, DeliveryId::MIN, 10, usize::MAX).await.unwrap();
+    assert_eq!(page.deliveries[0].payload, waiting.payload);
+}
+
+pub async fn pruning_events_in_chunks_comes_to_an_end(backend: &Backend) {
+    let store = prepared(backend).await;
+    let all: Vec<_> = (0..10).map(event).collect();
+    let ids: Vec<_> = all.iter().map(|event| event.id).collect();
+    commit(&store, Batch { events: all, ..Batch::default() }).await;
+    prune_all(&store, 3).await;
+    assert_eq!(store.stored_events(&ids).await.unwrap(), []);
+}

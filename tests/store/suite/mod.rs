@@ -2,7 +2,10 @@
 
 pub mod backlog;
 pub mod commit;
+pub mod events;
 pub mod janitor;
+pub mod keys;
+pub mod matching;
 pub mod ownership;
 pub mod recovery;
 pub mod retries;
