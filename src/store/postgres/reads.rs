@@ -90,11 +90,13 @@ impl PostgresStore {
         found.iter().map(|row| rows::delivery(row, SubscriptionId(get(row, "subscription_id")?))).collect()
     }
 
+    /// Subscriptions are looked up in the order of their retries, until there are enough that are enabled.
     pub(super) async fn read_due(&self, before: Timestamp, limit: usize) -> Result<Vec<SubscriptionId>> {
-        const SQL: &str = "SELECT r.subscription_id FROM retries r
-             JOIN subscriptions s ON s.id = r.subscription_id AND s.disabled IS NULL
-             WHERE r.next_attempt_at < $1
-             GROUP BY r.subscription_id ORDER BY min(r.next_attempt_at), r.subscription_id LIMIT $2";
+        const SQL: &str = "SELECT subscription_id FROM (
+                 SELECT subscription_id, min(next_attempt_at) AS first FROM retries WHERE next_attempt_at < $1
+                 GROUP BY subscription_id ORDER BY first, subscription_id OFFSET 0
+             ) due WHERE (SELECT true FROM subscriptions s WHERE s.id = due.subscription_id AND s.disabled IS NULL)
+             ORDER BY first, subscription_id LIMIT $2";
         let found = self.rows(SQL, &[&before.0, &limit_of(limit)]).await?;
         found.iter().map(|row| get(row, "subscription_id").map(SubscriptionId)).collect()
     }
