@@ -1,4 +1,4 @@
--- Times are milliseconds since the Unix epoch. Ids of deliveries and logs are UUIDv7 as 16 bytes.
+-- Times are milliseconds since the Unix epoch. Ids of events, deliveries and logs are UUIDv7 as 16 bytes.
 --
 -- `seq` is the rowid: rows are appended at the end of the table, which is the cheapest insert SQLite has, and the index
 -- by subscription holds a small integer instead of the id. One owner gives ids in commit order, so the order of `seq` is
@@ -7,6 +7,7 @@
 CREATE TABLE subscriptions (
     -- AUTOINCREMENT: an id is never given again, or the deliveries of a deleted subscription would become another's.
     id INTEGER PRIMARY KEY AUTOINCREMENT,
+    tenant TEXT NOT NULL,
     target_url TEXT NOT NULL,
     event_types TEXT NOT NULL,
     secret TEXT,
@@ -18,16 +19,55 @@ CREATE TABLE subscriptions (
 
 CREATE INDEX subscriptions_by_target ON subscriptions (target_url);
 
+-- What the enabled subscriptions want, so that an event finds them by the patterns that match it. The empty pattern, which
+-- nobody can write, is that of a subscription without any: it wants every event.
+CREATE TABLE subscription_patterns (
+    tenant TEXT NOT NULL,
+    pattern TEXT NOT NULL,
+    subscription_id INTEGER NOT NULL,
+    PRIMARY KEY (tenant, pattern, subscription_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX subscription_patterns_by_subscription ON subscription_patterns (subscription_id);
+
 -- The payload is last: whoever does not ask for it does not read the pages that it overflows to.
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+    tenant TEXT NOT NULL,
+    event_type TEXT NOT NULL,
+    ordering_key TEXT,
+    deliveries INTEGER NOT NULL,
+    payload BLOB NOT NULL
+) STRICT;
+
+-- `event` is the `seq` of the event that a delivery came from by fan-out: its payload is there, and not here.
 CREATE TABLE deliveries (
     seq INTEGER PRIMARY KEY,
     id BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
     subscription_id INTEGER NOT NULL,
     event_type TEXT,
-    payload BLOB NOT NULL
+    event INTEGER,
+    payload BLOB,
+    -- Nor can a delivery name an event that is not stored: there would be nothing to send.
+    CHECK ((event IS NULL) <> (payload IS NULL))
 ) STRICT;
 
 CREATE INDEX deliveries_by_subscription ON deliveries (subscription_id);
+-- Partial: a delivery that was ingested on its own pays nothing for it.
+CREATE INDEX deliveries_by_event ON deliveries (event) WHERE event IS NOT NULL;
+
+CREATE TABLE idempotency_keys (
+    seq INTEGER PRIMARY KEY,
+    scope TEXT NOT NULL,
+    key TEXT NOT NULL,
+    request_hash BLOB NOT NULL CHECK (length(request_hash) = 32),
+    outcome BLOB NOT NULL CHECK (length(outcome) = 16),
+    created_at INTEGER NOT NULL,
+    UNIQUE (scope, key)
+) STRICT;
+
+CREATE INDEX idempotency_keys_by_time ON idempotency_keys (created_at);
 
 CREATE TABLE delivery_logs (
     seq INTEGER PRIMARY KEY,

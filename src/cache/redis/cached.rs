@@ -11,6 +11,7 @@ use crate::delivery::{DisabledReason, Subscription, SubscriptionId, Timestamp};
 #[derive(Serialize, Deserialize)]
 struct Cached {
     id: SubscriptionId,
+    tenant: String,
     version: i64,
     target_url: String,
     event_types: Vec<String>,
@@ -24,6 +25,7 @@ struct Cached {
 pub(super) fn encode(subscription: &Subscription) -> String {
     let cached = Cached {
         id: subscription.id,
+        tenant: subscription.tenant.to_string(),
         version: subscription.version,
         target_url: subscription.target_url.to_string(),
         event_types: subscription.event_types.iter().map(ToString::to_string).collect(),
@@ -48,8 +50,8 @@ pub(super) fn decode(id: SubscriptionId, copy: &str) -> Option<Subscription> {
 impl Cached {
     fn into_subscription(self) -> Option<Subscription> {
         Some(Subscription {
-            tenant: crate::delivery::DEFAULT_TENANT.into(),
             id: self.id,
+            tenant: self.tenant.into(),
             target_url: self.target_url.into(),
             event_types: self.event_types.iter().map(|pattern| pattern.parse().ok()).collect::<Option<_>>()?,
             secret: self.secret.map(SecretString::from),
@@ -69,8 +71,8 @@ mod tests {
 
     fn subscription() -> Subscription {
         Subscription {
-            tenant: crate::delivery::DEFAULT_TENANT.into(),
             id: ID,
+            tenant: "a tenant".into(),
             target_url: "https://receiver.example/hook".into(),
             event_types: vec!["order.*".parse().unwrap()],
             secret: Some(SecretString::from("a secret")),
@@ -86,6 +88,16 @@ mod tests {
         let copy = decode(ID, &encode(&subscription())).unwrap();
         assert_eq!(copy.secret.as_ref().map(ExposeSecret::expose_secret), Some("a secret"));
         assert_eq!(encode(&copy), encode(&subscription()));
+        assert_eq!(&*copy.tenant, "a tenant");
+    }
+
+    /// As it was written before there were tenants: whose it is cannot be guessed.
+    #[test]
+    fn a_copy_without_its_tenant_is_not_believed() {
+        let good = encode(&subscription());
+        let without = good.replace("\"tenant\":\"a tenant\",", "");
+        assert_ne!(without, good);
+        assert!(decode(ID, &without).is_none());
     }
 
     #[test]

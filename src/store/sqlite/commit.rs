@@ -4,12 +4,15 @@
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::rows::blob;
+use super::{events, keys};
 use crate::delivery::{AttemptLog, Delivery, DeliveryId, Retry, SubscriptionId};
 use crate::store::{Batch, Result, StoreError};
 
 // Whatever is stored already is left as it is: a batch may come twice.
 const INSERT_DELIVERY: &str = "INSERT INTO deliveries (id, subscription_id, event_type, payload) \
      VALUES (?1, ?2, ?3, ?4) ON CONFLICT (id) DO NOTHING";
+const INSERT_DELIVERY_OF_EVENT: &str = "INSERT INTO deliveries (id, subscription_id, event_type, event) \
+     VALUES (?1, ?2, ?3, (SELECT seq FROM events WHERE id = ?4)) ON CONFLICT (id) DO NOTHING";
 const INSERT_LOG: &str = "INSERT INTO delivery_logs (id, subscription_id, delivery_id, target_url, timestamp, \
      attempt_number, outcome, http_status, error_details, duration_ms, response_body) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (id) DO NOTHING";
@@ -26,15 +29,19 @@ const UPSERT_WATERMARK: &str = "INSERT INTO watermark (only, delivery_id) VALUES
 
 /// Commits the batch. Durable when it returns `Ok`.
 pub(super) fn commit(connection: &mut Connection, batch: &Batch) -> Result<()> {
-    write(connection, batch).map_err(|error| match error.into() {
+    write(connection, batch).map_err(|error| match error {
         // A damaged file is not the batch's fault: it is kept, and tried again, until someone repairs the file.
         StoreError::Corrupt(why) => StoreError::Unavailable(why),
         error => error,
     })
 }
 
-fn write(connection: &mut Connection, batch: &Batch) -> rusqlite::Result<()> {
+fn write(connection: &mut Connection, batch: &Batch) -> Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // First, because they can refuse the batch.
+    keys::hold(&transaction, &batch.keys)?;
+    // Before the deliveries that refer to them.
+    events::insert(&transaction, &batch.events)?;
     insert_deliveries(&transaction, &batch.deliveries)?;
     insert_logs(&transaction, &batch.logs)?;
     upsert_retries(&transaction, &batch.retries)?;
@@ -44,18 +51,20 @@ fn write(connection: &mut Connection, batch: &Batch) -> rusqlite::Result<()> {
     if let Some(watermark) = &batch.watermark {
         transaction.prepare_cached(UPSERT_WATERMARK)?.execute([blob(&watermark.0)])?;
     }
-    transaction.commit()
+    Ok(transaction.commit()?)
 }
 
 fn insert_deliveries(transaction: &Transaction<'_>, deliveries: &[Delivery]) -> rusqlite::Result<()> {
     let mut insert = transaction.prepare_cached(INSERT_DELIVERY)?;
+    let mut insert_of_event = transaction.prepare_cached(INSERT_DELIVERY_OF_EVENT)?;
     for delivery in deliveries {
-        insert.execute(params![
-            blob(&delivery.id.0),
-            delivery.subscription_id.0,
-            delivery.event_type.as_deref(),
-            &delivery.payload[..]
-        ])?;
+        let (id, event_type) = (blob(&delivery.id.0), delivery.event_type.as_deref());
+        match &delivery.event_id {
+            Some(event) => {
+                insert_of_event.execute(params![id, delivery.subscription_id.0, event_type, blob(&event.0)])?
+            }
+            None => insert.execute(params![id, delivery.subscription_id.0, event_type, &delivery.payload[..]])?,
+        };
     }
     Ok(())
 }

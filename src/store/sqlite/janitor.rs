@@ -36,6 +36,10 @@ pub(super) const PRUNE_DELIVERIES: &str = "DELETE FROM deliveries WHERE seq IN (
 pub(super) const PRUNE_LOGS: &str = "DELETE FROM delivery_logs WHERE seq IN (SELECT l.seq FROM delivery_logs l WHERE l.id < ?1 \
      AND NOT EXISTS (SELECT 1 FROM deliveries WHERE id = l.delivery_id) ORDER BY l.id LIMIT ?2)";
 
+// Only after all its deliveries, whose payload it has.
+pub(super) const PRUNE_EVENTS: &str = "DELETE FROM events WHERE seq IN (SELECT e.seq FROM events e WHERE e.id < ?1 \
+     AND NOT EXISTS (SELECT 1 FROM deliveries WHERE event = e.seq) ORDER BY e.id LIMIT ?2)";
+
 /// A delivery that outlived its retention, unfinished.
 pub(super) struct Overdue {
     delivery_id: DeliveryId,
@@ -116,7 +120,7 @@ pub(super) fn prune(connection: &mut Connection, cutoff: Timestamp, max_rows: us
     let floor = DeliveryId::floor_at(cutoff).0;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut deleted = 0;
-    for delete in [PRUNE_DELIVERIES, PRUNE_LOGS] {
+    for delete in [PRUNE_DELIVERIES, PRUNE_LOGS, PRUNE_EVENTS] {
         deleted += transaction.prepare_cached(delete)?.execute(params![blob(&floor), limit(max_rows - deleted)])?;
     }
     transaction.commit()?;

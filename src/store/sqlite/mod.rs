@@ -6,8 +6,10 @@
 mod checkpoint;
 mod commit;
 mod connections;
+mod events;
 mod files;
 mod janitor;
+mod keys;
 mod reads;
 mod rows;
 mod status;
@@ -141,28 +143,28 @@ impl Store for SqliteStore {
         self.write(move |connection| commit::stored(connection, &ids)).await
     }
 
-    async fn stored_events(&self, _ids: &[EventId]) -> Result<Vec<EventId>> {
-        todo!()
+    async fn stored_events(&self, ids: &[EventId]) -> Result<Vec<EventId>> {
+        let ids = ids.to_vec();
+        // Behind the writes, likewise.
+        self.write(move |connection| events::stored(connection, &ids)).await
     }
 
-    async fn idempotency_keys(&self, _keys: &[(Arc<str>, Arc<str>)]) -> Result<Vec<IdempotencyKey>> {
-        todo!()
+    async fn idempotency_keys(&self, keys: &[(Arc<str>, Arc<str>)]) -> Result<Vec<IdempotencyKey>> {
+        let keys = keys.to_vec();
+        self.read(move |connection| keys::find(connection, &keys)).await
     }
 
-    async fn matching(&self, _tenant: &str, _event_type: &str) -> Result<Vec<SubscriptionId>> {
-        todo!()
+    async fn matching(&self, tenant: &str, event_type: &str) -> Result<Vec<SubscriptionId>> {
+        let (tenant, event_type) = (tenant.to_owned(), event_type.to_owned());
+        self.read(move |connection| events::matching(connection, &tenant, &event_type)).await
     }
 
-    async fn event(&self, _id: EventId) -> Result<Option<Event>> {
-        todo!()
+    async fn event(&self, id: EventId) -> Result<Option<Event>> {
+        self.read(move |connection| events::event(connection, id)).await
     }
 
-    async fn event_deliveries(&self, _id: EventId, _after: DeliveryId, _limit: usize) -> Result<Vec<EventDelivery>> {
-        todo!()
-    }
-
-    async fn prune_keys(&self, _cutoff: Timestamp, _limit: usize) -> Result<JanitorCounts> {
-        todo!()
+    async fn event_deliveries(&self, id: EventId, after: DeliveryId, limit: usize) -> Result<Vec<EventDelivery>> {
+        self.read(move |connection| events::deliveries(connection, id, after, limit)).await
     }
 
     async fn create_subscription(&self, new: NewSubscription, now: Timestamp) -> Result<Subscription> {
@@ -251,6 +253,10 @@ impl Store for SqliteStore {
 
     async fn prune(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts> {
         self.write_as_owner(move |connection| janitor::prune(connection, cutoff, limit)).await
+    }
+
+    async fn prune_keys(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts> {
+        self.write_as_owner(move |connection| keys::prune(connection, cutoff, limit)).await
     }
 
     async fn close(&self) {

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::rows::{self, DELIVERY, RETRY, blob};
+use super::rows::{self, RETRY, SELECT_DELIVERY, blob};
 use crate::delivery::{Delivery, DeliveryId, Retry, SubscriptionId, Timestamp};
 use crate::store::{BacklogPage, Pending, Recovery, Result};
 
@@ -15,7 +15,7 @@ pub(super) const UNTRIED: &str = "SELECT DISTINCT d.subscription_id FROM deliver
      AND EXISTS (SELECT 1 FROM subscriptions WHERE id = d.subscription_id)";
 // The newest rows may be pruned; ids must stay above the watermark all the same, or nobody would look for them.
 const NEWEST_ID: &str = "SELECT max(id) FROM (SELECT max(id) AS id FROM deliveries \
-     UNION ALL SELECT max(id) FROM delivery_logs UNION ALL SELECT delivery_id FROM watermark)";
+     UNION ALL SELECT max(id) FROM delivery_logs UNION ALL SELECT max(id) FROM events UNION ALL SELECT delivery_id FROM watermark)";
 // Every due row is looked at, those of disabled subscriptions included, but in the index alone.
 pub(super) const DUE: &str = "SELECT s.id FROM (SELECT subscription_id, min(next_attempt_at) AS first_at FROM retries \
      INDEXED BY retries_by_time WHERE next_attempt_at < ?1 GROUP BY subscription_id) due \
@@ -58,6 +58,14 @@ pub(super) fn pending(connection: &mut Connection, id: SubscriptionId, retry_lim
     Ok(Pending { position, retries: retries(&snapshot, id, retry_limit)? })
 }
 
+pub(super) fn backlog_sql() -> String {
+    format!(
+        "{SELECT_DELIVERY} WHERE d.subscription_id = ?1 \
+         AND d.seq > coalesce((SELECT seq FROM deliveries WHERE id <= ?2 ORDER BY id DESC LIMIT 1), 0) \
+         AND NOT EXISTS (SELECT 1 FROM delivery_logs WHERE delivery_id = d.id) ORDER BY d.seq LIMIT ?3"
+    )
+}
+
 /// One row more than asked for tells whether there is more.
 pub(super) fn backlog_page(
     connection: &mut Connection,
@@ -66,11 +74,7 @@ pub(super) fn backlog_page(
     max_rows: usize,
     max_bytes: usize,
 ) -> Result<BacklogPage> {
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {DELIVERY} FROM deliveries d WHERE d.subscription_id = ?1 \
-         AND d.seq > coalesce((SELECT seq FROM deliveries WHERE id <= ?2 ORDER BY id DESC LIMIT 1), 0) \
-         AND NOT EXISTS (SELECT 1 FROM delivery_logs WHERE delivery_id = d.id) ORDER BY d.seq LIMIT ?3"
-    ))?;
+    let mut statement = connection.prepare_cached(&backlog_sql())?;
     let mut rows = statement.query(params![id.0, blob(&after.0), limit(max_rows.saturating_add(1))])?;
     let mut page = BacklogPage { deliveries: Vec::new(), complete: true };
     let mut bytes = 0;
@@ -94,10 +98,12 @@ pub(super) fn retries(connection: &Connection, id: SubscriptionId, max_rows: usi
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 
+pub(super) fn retry_payload_sql() -> String {
+    format!("{SELECT_DELIVERY} WHERE d.id = ?1 AND EXISTS (SELECT 1 FROM retries WHERE delivery_id = ?1)")
+}
+
 pub(super) fn retry_payloads(connection: &mut Connection, ids: &[DeliveryId]) -> Result<Vec<Delivery>> {
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {DELIVERY} FROM retries r JOIN deliveries d ON d.id = r.delivery_id WHERE r.delivery_id = ?1"
-    ))?;
+    let mut statement = connection.prepare_cached(&retry_payload_sql())?;
     let mut found = Vec::new();
     for id in ids {
         found.extend(statement.query_row([blob(&id.0)], rows::delivery).optional()?);

@@ -8,15 +8,18 @@ use rusqlite::types::Type;
 use uuid::Uuid;
 
 use crate::delivery::{
-    AttemptLog, Delivery, DeliveryId, EventTypePattern, Outcome, Retry, Subscription, SubscriptionId, Timestamp,
+    AttemptLog, Delivery, DeliveryId, EventId, EventTypePattern, Outcome, Retry, Subscription, SubscriptionId,
+    Timestamp,
 };
 
 type Read<T> = rusqlite::Result<T>;
 
 /// The columns that [`subscription`] reads.
-pub(super) const SUBSCRIPTION: &str = "id, target_url, event_types, secret, disabled, version, created_at, updated_at";
-/// The columns that [`delivery`] reads.
-pub(super) const DELIVERY: &str = "d.id, d.subscription_id, d.event_type, d.payload";
+pub(super) const SUBSCRIPTION: &str = "id, target_url, event_types, secret, disabled, version, created_at, \
+     updated_at, tenant";
+/// The columns that [`delivery`] reads, and where they come from. A delivery of an event has the event's payload.
+pub(super) const SELECT_DELIVERY: &str = "SELECT d.id, d.subscription_id, d.event_type, \
+     coalesce(d.payload, e.payload), e.id FROM deliveries d LEFT JOIN events e ON e.seq = d.event";
 /// The columns that [`log`] reads.
 pub(super) const LOG: &str = "id, delivery_id, subscription_id, target_url, timestamp, attempt_number, outcome, \
      http_status, error_details, duration_ms, response_body";
@@ -36,22 +39,30 @@ pub(super) fn delivery_id(row: &Row<'_>, column: usize) -> Read<DeliveryId> {
     uuid(row, column).map(DeliveryId)
 }
 
+pub(super) fn event_id(row: &Row<'_>, column: usize) -> Read<Option<EventId>> {
+    Ok(row.get::<_, Option<[u8; 16]>>(column)?.map(Uuid::from_bytes).map(EventId))
+}
+
 pub(super) fn subscription_id(row: &Row<'_>, column: usize) -> Read<SubscriptionId> {
     row.get(column).map(SubscriptionId)
 }
 
 pub(super) fn delivery(row: &Row<'_>) -> Read<Delivery> {
     Ok(Delivery {
-        event_id: None,
         id: delivery_id(row, 0)?,
         subscription_id: subscription_id(row, 1)?,
         event_type: row.get(2)?,
         payload: Bytes::from(row.get::<_, Vec<u8>>(3)?),
+        event_id: event_id(row, 4)?,
     })
 }
 
+/// The outcome of a code found in `column`.
+pub(super) fn outcome(column: usize, code: i16) -> Read<Outcome> {
+    Outcome::from_code(code).ok_or(rusqlite::Error::IntegralValueOutOfRange(column, code.into()))
+}
+
 pub(super) fn log(row: &Row<'_>) -> Read<AttemptLog> {
-    let outcome = row.get(6)?;
     Ok(AttemptLog {
         id: uuid(row, 0)?,
         delivery_id: delivery_id(row, 1)?,
@@ -59,7 +70,7 @@ pub(super) fn log(row: &Row<'_>) -> Read<AttemptLog> {
         target_url: row.get(3)?,
         timestamp: Timestamp(row.get(4)?),
         attempt_number: row.get(5)?,
-        outcome: Outcome::from_code(outcome).ok_or(rusqlite::Error::IntegralValueOutOfRange(6, outcome.into()))?,
+        outcome: outcome(6, row.get(6)?)?,
         http_status: row.get(7)?,
         error_details: row.get(8)?,
         duration_ms: row.get(9)?,
@@ -79,8 +90,8 @@ pub(super) fn retry(row: &Row<'_>) -> Read<Retry> {
 pub(super) fn subscription(row: &Row<'_>) -> Read<Subscription> {
     let disabled: Option<String> = row.get(4)?;
     Ok(Subscription {
-        tenant: crate::delivery::DEFAULT_TENANT.into(),
         id: subscription_id(row, 0)?,
+        tenant: row.get(8)?,
         target_url: row.get(1)?,
         event_types: patterns(&row.get::<_, Arc<str>>(2)?)?,
         secret: row.get::<_, Option<String>>(3)?.map(Into::into),

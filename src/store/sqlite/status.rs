@@ -12,12 +12,14 @@ pub(super) fn delivery(connection: &mut Connection, id: DeliveryId) -> Result<Op
     let snapshot = connection.transaction()?;
     let found = snapshot
         .prepare_cached(
-            "SELECT subscription_id, event_type, EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = subscription_id) \
-             FROM deliveries WHERE id = ?1",
+            "SELECT subscription_id, event_type, (SELECT e.id FROM events e WHERE e.seq = event), \
+             EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = subscription_id) FROM deliveries WHERE id = ?1",
         )?
-        .query_row([blob(&id.0)], |row| Ok((rows::subscription_id(row, 0)?, row.get(1)?, row.get(2)?)))
+        .query_row([blob(&id.0)], |row| {
+            Ok((rows::subscription_id(row, 0)?, row.get(1)?, rows::event_id(row, 2)?, row.get(3)?))
+        })
         .optional()?;
-    let Some((subscription_id, event_type, subscription_exists)) = found else { return Ok(None) };
+    let Some((subscription_id, event_type, event_id, subscription_exists)) = found else { return Ok(None) };
     let retry = snapshot
         .prepare_cached(&format!("SELECT {RETRY} FROM retries WHERE delivery_id = ?1"))?
         .query_row([blob(&id.0)], rows::retry)
@@ -26,7 +28,7 @@ pub(super) fn delivery(connection: &mut Connection, id: DeliveryId) -> Result<Op
         .prepare_cached(&format!("SELECT {LOG} FROM delivery_logs WHERE delivery_id = ?1 ORDER BY id"))?
         .query_map([blob(&id.0)], rows::log)?
         .collect::<rusqlite::Result<_>>()?;
-    Ok(Some(DeliveryRecord { id, subscription_id, event_type, event_id: None, retry, subscription_exists, attempts }))
+    Ok(Some(DeliveryRecord { id, subscription_id, event_type, event_id, retry, subscription_exists, attempts }))
 }
 
 // The janitor's rows can have ids a little out of order with the writer's, so the order is that of `seq`. `?2` may have
