@@ -1,6 +1,6 @@
 //! A batch turned on its side: an array a column, as `unnest` takes them.
 //!
-//! The two big tables have a second statement, [`again`], which passes over rows that are there already. It is for
+//! What is appended to has a second statement, [`again`], which passes over rows that are there already. It is for
 //! batches whose first commit had an unknown end, and costs a third more: so it is not for the others.
 
 use std::borrow::Cow;
@@ -25,7 +25,7 @@ pub(super) fn text(text: &str) -> Cow<'_, str> {
 }
 
 /// A counter that PostgreSQL's `integer` cannot hold is shown as its largest.
-fn integer(count: u32) -> i32 {
+pub(super) fn integer(count: u32) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 
@@ -34,24 +34,46 @@ pub(super) struct Deliveries<'a> {
     id: Vec<Uuid>,
     subscription_id: Vec<i64>,
     event_type: Vec<Option<Cow<'a, str>>>,
-    payload: Vec<&'a [u8]>,
+    /// `None` if it is stored with the event.
+    payload: Vec<Option<&'a [u8]>>,
+    /// Empty if no row has one.
+    event_id: Vec<Option<Uuid>>,
 }
 
 impl<'a> Deliveries<'a> {
     pub const SQL: &'static str = "INSERT INTO deliveries (id, subscription_id, event_type, payload)
          SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bytea[])";
+    /// For a batch that has deliveries of events: the others do not pay for the column.
+    pub const SQL_WITH_EVENTS: &'static str =
+        "INSERT INTO deliveries (id, subscription_id, event_type, payload, event_id)
+         SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bytea[], $5::uuid[])";
 
     pub fn new(rows: &'a [Delivery]) -> Self {
         Self {
             id: rows.iter().map(|row| row.id.0).collect(),
             subscription_id: rows.iter().map(|row| row.subscription_id.0).collect(),
             event_type: rows.iter().map(|row| row.event_type.as_deref().map(text)).collect(),
-            payload: rows.iter().map(|row| row.payload.as_ref()).collect(),
+            payload: rows.iter().map(|row| row.event_id.is_none().then_some(row.payload.as_ref())).collect(),
+            event_id: if rows.iter().any(|row| row.event_id.is_some()) {
+                rows.iter().map(|row| row.event_id.map(|id| id.0)).collect()
+            } else {
+                vec![]
+            },
         }
     }
 
-    pub fn params(&self) -> Params<'_, 4> {
-        [&self.id, &self.subscription_id, &self.event_type, &self.payload]
+    /// Which of the two statements it takes.
+    pub fn have_events(&self) -> bool {
+        !self.event_id.is_empty()
+    }
+
+    pub fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
+        let mut params: Vec<&(dyn ToSql + Sync)> =
+            vec![&self.id, &self.subscription_id, &self.event_type, &self.payload];
+        if self.have_events() {
+            params.push(&self.event_id);
+        }
+        params
     }
 }
 

@@ -10,6 +10,8 @@ use tokio_postgres::{Client, Error, Statement};
 
 use super::super::Batch;
 use super::columns::{Deliveries, Logs, Marks, Retries, again};
+use super::events::Events;
+use super::keys::Keys;
 
 /// Everything that a commit can consist of, prepared once a connection.
 pub(super) struct Statements {
@@ -24,10 +26,35 @@ pub(super) struct Statements {
     watermark: Statement,
 }
 
-/// The two appends.
+/// The appends.
 struct Inserts {
+    keys: Statement,
+    events: Statement,
     deliveries: Statement,
+    deliveries_with_events: Statement,
     logs: Statement,
+}
+
+impl Inserts {
+    async fn fresh(client: &Client) -> Result<Self, Error> {
+        Ok(Self {
+            keys: client.prepare(Keys::SQL).await?,
+            events: client.prepare(Events::SQL).await?,
+            deliveries: client.prepare(Deliveries::SQL).await?,
+            deliveries_with_events: client.prepare(Deliveries::SQL_WITH_EVENTS).await?,
+            logs: client.prepare(Logs::SQL).await?,
+        })
+    }
+
+    async fn again(client: &Client) -> Result<Self, Error> {
+        Ok(Self {
+            keys: client.prepare(&Keys::sql_again()).await?,
+            events: client.prepare(&again(Events::SQL)).await?,
+            deliveries: client.prepare(&again(Deliveries::SQL)).await?,
+            deliveries_with_events: client.prepare(&again(Deliveries::SQL_WITH_EVENTS)).await?,
+            logs: client.prepare(&again(Logs::SQL)).await?,
+        })
+    }
 }
 
 type Step<'a> = BoxFuture<'a, Result<u64, Error>>;
@@ -37,14 +64,8 @@ impl Statements {
         Ok(Self {
             begin: client.prepare("BEGIN").await?,
             commit: client.prepare("COMMIT").await?,
-            fresh: Inserts {
-                deliveries: client.prepare(Deliveries::SQL).await?,
-                logs: client.prepare(Logs::SQL).await?,
-            },
-            again: Inserts {
-                deliveries: client.prepare(&again(Deliveries::SQL)).await?,
-                logs: client.prepare(&again(Logs::SQL)).await?,
-            },
+            fresh: Inserts::fresh(client).await?,
+            again: Inserts::again(client).await?,
             retries: client.prepare(Retries::SQL).await?,
             settle: client.prepare(Marks::SETTLE).await?,
             position: client.prepare(Marks::POSITION).await?,
@@ -72,11 +93,21 @@ impl Statements {
     /// one poll, so nothing else that uses the connection can come between.
     async fn transaction(&self, client: &Client, inserts: &Inserts, batch: &Batch) -> Result<(), Error> {
         let (deliveries, logs) = (Deliveries::new(&batch.deliveries), Logs::new(&batch.logs));
+        let (keys, events) = (Keys::new(&batch.keys), Events::new(&batch.events));
         let (retries, marks) = (Retries::new(&batch.retries), Marks::new(batch));
         let step = |statement, params| -> Step<'_> { Box::pin(execute(client, statement, params)) };
         let mut steps = vec![step(&self.begin, vec![])];
+        // The keys first: one that is held spares the server the rest.
+        if !batch.keys.is_empty() {
+            steps.push(step(&inserts.keys, keys.params().to_vec()));
+        }
+        if !batch.events.is_empty() {
+            steps.push(step(&inserts.events, events.params().to_vec()));
+        }
         if !batch.deliveries.is_empty() {
-            steps.push(step(&inserts.deliveries, deliveries.params().to_vec()));
+            let statement =
+                if deliveries.have_events() { &inserts.deliveries_with_events } else { &inserts.deliveries };
+            steps.push(step(statement, deliveries.params()));
         }
         if !batch.logs.is_empty() {
             steps.push(step(&inserts.logs, logs.params().to_vec()));

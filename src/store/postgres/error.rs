@@ -12,12 +12,15 @@ use super::super::StoreError;
 /// 22 data exception, 23 integrity constraint violation, 54 program limit exceeded.
 const DATA_CLASSES: [&str; 4] = ["21", "22", "23", "54"];
 
+const HELD_KEY: &str = "an idempotency key is held already, by another request";
+
 /// Whatever is not about the data may pass: a lost connection, a full disk, a server that starts or shuts down, a
 /// standby that took over and cannot be written yet, a schema that is not migrated yet.
 pub(super) fn store_error(error: Error) -> StoreError {
     match error.as_db_error() {
         Some(db) => {
-            let text = format!("{} (SQLSTATE {})", db.message(), db.code().code());
+            let message = if is_held_key(&error) { HELD_KEY } else { db.message() };
+            let text = format!("{message} (SQLSTATE {})", db.code().code());
             match db.code().code().get(..2) {
                 Some(class) if DATA_CLASSES.contains(&class) => StoreError::Rejected(text),
                 _ => StoreError::Unavailable(text),
@@ -41,12 +44,19 @@ pub(super) fn too_slow(what: &str) -> StoreError {
     StoreError::Unavailable(format!("{what} had no answer within its deadline"))
 }
 
+/// The batch has a key that stands for something else already: see `Keys::sql_again`.
+fn is_held_key(error: &Error) -> bool {
+    error
+        .as_db_error()
+        .is_some_and(|db| *db.code() == SqlState::NOT_NULL_VIOLATION && db.table() == Some("idempotency_keys"))
+}
+
 /// A row that has no partition to go to. The tables that are partitioned have no check constraint of their own.
 pub(super) fn is_missing_partition(error: &Error) -> bool {
     error.as_db_error().is_some_and(|db| {
         *db.code() == SqlState::CHECK_VIOLATION
             && db.constraint().is_none()
-            && matches!(db.table(), Some("deliveries" | "delivery_logs"))
+            && matches!(db.table(), Some("events" | "deliveries" | "delivery_logs"))
     })
 }
 

@@ -76,11 +76,11 @@ pub(super) async fn end(writer: &Writer, deliveries: &[Uuid], now: Timestamp) ->
 pub(super) async fn prune(client: &Client, cutoff: Timestamp) -> Result<JanitorCounts> {
     let mut counts = JanitorCounts::default();
     for partition in partitions::list(client).await.map_err(store_error)? {
-        if partition.cell.end() > cutoff {
+        if partition.end() > cutoff {
             break;
         }
-        let in_use = partition.detachment == Detachment::None && partition.holds_deliveries();
-        if in_use && !unfinished(client, partition.cell.end(), 1).await.map_err(store_error)?.is_empty() {
+        let in_use = partition.detachment == Detachment::None && partition.holds_work();
+        if in_use && !unfinished(client, partition.end(), 1).await.map_err(store_error)?.is_empty() {
             break;
         }
         match partitions::drop(client, &partition).await {

@@ -8,7 +8,9 @@ mod columns;
 mod commit;
 mod connection;
 mod error;
+mod events;
 mod janitor;
+mod keys;
 mod owner;
 mod partitions;
 mod reads;
@@ -108,6 +110,7 @@ async fn within<T>(deadline: Duration, what: &str, work: impl Future<Output = Re
 /// The cells of the rows that a batch appends.
 fn cells(batch: &Batch) -> impl Iterator<Item = Cell> {
     let mut cells: Vec<_> = batch.deliveries.iter().map(|row| Cell::of(row.id.0)).collect();
+    cells.extend(batch.events.iter().map(|row| Cell::of(row.id.0)));
     cells.extend(batch.logs.iter().map(|row| Cell::of(row.id)));
     cells.sort_unstable();
     cells.dedup();
@@ -167,28 +170,24 @@ impl Store for PostgresStore {
         self.which_are_stored(ids).await
     }
 
-    async fn stored_events(&self, _ids: &[EventId]) -> Result<Vec<EventId>> {
-        todo!()
+    async fn stored_events(&self, ids: &[EventId]) -> Result<Vec<EventId>> {
+        self.which_events_are_stored(ids).await
     }
 
-    async fn idempotency_keys(&self, _keys: &[(Arc<str>, Arc<str>)]) -> Result<Vec<IdempotencyKey>> {
-        todo!()
+    async fn idempotency_keys(&self, keys: &[(Arc<str>, Arc<str>)]) -> Result<Vec<IdempotencyKey>> {
+        self.read_keys(keys).await
     }
 
-    async fn matching(&self, _tenant: &str, _event_type: &str) -> Result<Vec<SubscriptionId>> {
-        todo!()
+    async fn matching(&self, tenant: &str, event_type: &str) -> Result<Vec<SubscriptionId>> {
+        self.read_matching(tenant, event_type).await
     }
 
-    async fn event(&self, _id: EventId) -> Result<Option<Event>> {
-        todo!()
+    async fn event(&self, id: EventId) -> Result<Option<Event>> {
+        self.read_event(id).await
     }
 
-    async fn event_deliveries(&self, _id: EventId, _after: DeliveryId, _limit: usize) -> Result<Vec<EventDelivery>> {
-        todo!()
-    }
-
-    async fn prune_keys(&self, _cutoff: Timestamp, _limit: usize) -> Result<JanitorCounts> {
-        todo!()
+    async fn event_deliveries(&self, id: EventId, after: DeliveryId, limit: usize) -> Result<Vec<EventDelivery>> {
+        self.read_event_deliveries(id, after, limit).await
     }
 
     async fn create_subscription(&self, new: NewSubscription, now: Timestamp) -> Result<Subscription> {
@@ -295,6 +294,11 @@ impl Store for PostgresStore {
         let session = self.maintenance().await?;
         let pruned = timeout(MAINTENANCE_DEADLINE, janitor::prune(&session.client, cutoff)).await;
         pruned.map_err(|_| too_slow("pruning"))?
+    }
+
+    async fn prune_keys(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts> {
+        let session = self.maintenance().await?;
+        within(MAINTENANCE_DEADLINE, "pruning idempotency keys", keys::prune(&session.client, cutoff, limit)).await
     }
 
     async fn close(&self) {

@@ -1,4 +1,4 @@
-//! Partitions of the two big tables: which there are, making them, dropping them.
+//! Partitions of the three big tables: which there are, making them, dropping them.
 //!
 //! Time is cut into cells of [`CELL`]; a cell's partition of a table is named after the second that it starts at
 //! (`deliveries_1700006400`). There is no default partition: it would have to be searched for every new one and would
@@ -25,8 +25,12 @@ const BEHIND: Duration = Duration::from_hours(2);
 const DDL_LOCK: &str = "SELECT pg_advisory_xact_lock(1215261800, 1)";
 
 /// The partitioned tables, in the order in which a cell's partitions must be dropped: a delivery whose log is gone
-/// would look like one that was never tried.
-const TABLES: [&str; 2] = ["deliveries", "delivery_logs"];
+/// would look like one that was never tried. Events come last, and have their [`FAN_OUT`].
+const TABLES: [&str; 3] = ["deliveries", "delivery_logs", EVENTS];
+const EVENTS: &str = "events";
+/// How far the ids of an event's deliveries may be above its own. They are given together, so that it is milliseconds;
+/// but they may be in the next cell, and the event must outlast what is unfinished there.
+const FAN_OUT: Duration = Duration::from_hours(1);
 
 /// A cell of time, counted from the epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,7 +86,7 @@ impl Cell {
     }
 }
 
-/// One table of the two big ones.
+/// One table of the three big ones.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Partition {
     pub cell: Cell,
@@ -104,8 +108,15 @@ pub(super) enum Detachment {
 }
 
 impl Partition {
-    pub fn holds_deliveries(&self) -> bool {
-        self.table == 0
+    /// Whether unfinished deliveries need what it holds: themselves, or their payloads. (Logs go after deliveries.)
+    pub fn holds_work(&self) -> bool {
+        TABLES[self.table] != "delivery_logs"
+    }
+
+    /// The end of the time in which deliveries that need it were accepted.
+    pub fn end(&self) -> Timestamp {
+        let end = self.cell.end();
+        if TABLES[self.table] == EVENTS { end + FAN_OUT } else { end }
     }
 
     fn name(&self) -> String {
@@ -113,11 +124,11 @@ impl Partition {
     }
 }
 
-/// All there are, oldest first, a cell's deliveries before its logs.
+/// All there are, in the order in which they may be dropped.
 pub(super) async fn list(client: &Client) -> Result<Vec<Partition>, Error> {
     const SQL: &str = "SELECT c.relname::text, i.inhdetachpending
          FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
-         WHERE c.relkind = 'r' AND c.relname ~ '^(deliveries|delivery_logs)_[0-9]+$'
+         WHERE c.relkind = 'r' AND c.relname ~ '^(deliveries|delivery_logs|events)_[0-9]+$'
            AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'deliveries'::regclass)";
     let mut found: Vec<_> = client
         .query(SQL, &[])
@@ -212,12 +223,18 @@ mod tests {
 
     #[test]
     fn a_cells_deliveries_are_dropped_before_its_logs_and_older_cells_first() {
-        let mut names = ["delivery_logs_1700006400", "deliveries_1700028000", "deliveries_1700006400"]
+        let order = ["deliveries_1700006400", "delivery_logs_1700006400", "events_1700006400", "deliveries_1700028000"];
+        let mut found = order.map(|name| parse(name, Detachment::None).expect("a partition"));
+        found.reverse();
+        found.sort();
+        assert_eq!(found.map(|partition| partition.name()), order);
+    }
+
+    #[test]
+    fn an_event_outlasts_its_deliveries_in_the_next_cell() {
+        let [events, deliveries] = ["events_1700006400", "deliveries_1700006400"]
             .map(|name| parse(name, Detachment::None).expect("a partition"));
-        names.sort();
-        assert_eq!(
-            names.map(|partition| partition.name()),
-            ["deliveries_1700006400", "delivery_logs_1700006400", "deliveries_1700028000"]
-        );
+        assert_eq!(deliveries.end(), deliveries.cell.end());
+        assert!(events.holds_work() && events.end() > deliveries.end());
     }
 }

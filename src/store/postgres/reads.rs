@@ -2,7 +2,8 @@
 //!
 //! Two habits here make plans independent of statistics, which a partition that is an hour old does not have: ordering
 //! by `(subscription_id, id)` as a row, which only the index on both can give; and "has no log" as a scalar
-//! subquery, which is answered by the index row by row and never by reading a whole partition of logs.
+//! subquery, which is answered by the index row by row and never by reading a whole partition of logs. The payload
+//! of a delivery's event is looked up in the same way.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use super::super::{BacklogPage, DeliveryRecord, Pending, Result};
 use super::PostgresStore;
 use super::rows::{self, ATTEMPT, RETRY, get};
 use super::subscriptions::limit_of;
-use crate::delivery::{AttemptLog, Delivery, DeliveryId, Retry, SubscriptionId, Timestamp};
+use crate::delivery::{AttemptLog, Delivery, DeliveryId, EventId, Retry, SubscriptionId, Timestamp};
 
 /// How far a log's id may be behind the id of its delivery: the clocks of two nodes may differ. Attempts come after the
 /// acceptance, so that logs are only looked for from here on.
@@ -26,10 +27,13 @@ pub(super) fn log_floor(id: DeliveryId) -> Uuid {
 
 impl PostgresStore {
     pub(super) async fn which_are_stored(&self, ids: &[DeliveryId]) -> Result<Vec<DeliveryId>> {
-        let asked: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-        let found = self.rows("SELECT id FROM deliveries WHERE id = ANY($1)", &[&asked]).await?;
-        let found: HashSet<Uuid> = found.iter().map(|row| get(row, "id")).collect::<Result<_>>()?;
+        const SQL: &str = "SELECT id FROM deliveries WHERE id = ANY($1)";
+        let found = self.ids_in(SQL, ids.iter().map(|id| id.0).collect()).await?;
         Ok(ids.iter().copied().filter(|id| found.contains(&id.0)).collect())
+    }
+
+    pub(super) async fn ids_in(&self, sql: &str, asked: Vec<Uuid>) -> Result<HashSet<Uuid>> {
+        self.rows(sql, &[&asked]).await?.iter().map(|row| get(row, "id")).collect()
     }
 
     pub(super) async fn read_pending(&self, id: SubscriptionId, retry_limit: usize) -> Result<Pending> {
@@ -38,7 +42,8 @@ impl PostgresStore {
         Ok(Pending { position, retries: self.read_retries(id, retry_limit).await? })
     }
 
-    /// One row more than asked for tells whether there is more. Payloads are read only of the rows that are returned.
+    /// One row more than asked for tells whether there is more. Payloads are read only of the rows that are returned, and
+    /// counted before they are read.
     pub(super) async fn read_backlog(
         &self,
         id: SubscriptionId,
@@ -46,11 +51,13 @@ impl PostgresStore {
         limit: usize,
         max_bytes: usize,
     ) -> Result<BacklogPage> {
-        const SQL: &str = "SELECT id, event_type, payload, found FROM (
+        const SQL: &str = "SELECT id, event_type, payload, event_id, found FROM (
                  SELECT *, row_number() OVER page AS place, sum(octet_length(payload)) OVER page AS bytes,
                      count(*) OVER () AS found
                  FROM (
-                     SELECT d.id, d.event_type, d.payload FROM deliveries d
+                     SELECT d.id, d.event_type, d.event_id,
+                         coalesce(d.payload, (SELECT e.payload FROM events e WHERE e.id = d.event_id)) AS payload
+                     FROM deliveries d
                      WHERE (d.subscription_id, d.id) > ($1, $2) AND (d.subscription_id, d.id) <= ($1, $6)
                          AND d.id > $2
                          AND (SELECT true FROM delivery_logs l WHERE l.delivery_id = d.id AND l.id >= $5 LIMIT 1) IS NULL
@@ -75,18 +82,21 @@ impl PostgresStore {
 
     pub(super) async fn read_retry_payloads(&self, ids: &[DeliveryId]) -> Result<Vec<Delivery>> {
         // The condition on the deliveries' own ids is what leaves out all partitions but theirs.
-        const SQL: &str = "SELECT d.id, d.subscription_id, d.event_type, d.payload
+        const SQL: &str = "SELECT d.id, d.subscription_id, d.event_type, d.event_id,
+                 coalesce(d.payload, (SELECT e.payload FROM events e WHERE e.id = d.event_id)) AS payload
              FROM deliveries d JOIN retries r ON r.delivery_id = d.id WHERE d.id = ANY($1) AND r.delivery_id = ANY($1)";
         let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
         let found = self.rows(SQL, &[&ids]).await?;
         found.iter().map(|row| rows::delivery(row, SubscriptionId(get(row, "subscription_id")?))).collect()
     }
 
+    /// Subscriptions are looked up in the order of their retries, until there are enough that are enabled.
     pub(super) async fn read_due(&self, before: Timestamp, limit: usize) -> Result<Vec<SubscriptionId>> {
-        const SQL: &str = "SELECT r.subscription_id FROM retries r
-             JOIN subscriptions s ON s.id = r.subscription_id AND s.disabled IS NULL
-             WHERE r.next_attempt_at < $1
-             GROUP BY r.subscription_id ORDER BY min(r.next_attempt_at), r.subscription_id LIMIT $2";
+        const SQL: &str = "SELECT subscription_id FROM (
+                 SELECT subscription_id, min(next_attempt_at) AS first FROM retries WHERE next_attempt_at < $1
+                 GROUP BY subscription_id ORDER BY first, subscription_id OFFSET 0
+             ) due WHERE (SELECT true FROM subscriptions s WHERE s.id = due.subscription_id AND s.disabled IS NULL)
+             ORDER BY first, subscription_id LIMIT $2";
         let found = self.rows(SQL, &[&before.0, &limit_of(limit)]).await?;
         found.iter().map(|row| get(row, "subscription_id").map(SubscriptionId)).collect()
     }
@@ -100,7 +110,7 @@ impl PostgresStore {
     }
 
     pub(super) async fn read_delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>> {
-        const SQL: &str = "SELECT d.id, d.subscription_id, d.event_type, r.delivery_id, r.attempt_number,
+        const SQL: &str = "SELECT d.id, d.subscription_id, d.event_type, d.event_id, r.delivery_id, r.attempt_number,
                  r.next_attempt_at, EXISTS (SELECT FROM subscriptions s WHERE s.id = d.subscription_id) AS subscribed
              FROM deliveries d LEFT JOIN retries r ON r.delivery_id = d.id WHERE d.id = $1";
         let found = self.rows(SQL, &[&id.0]).await?;
@@ -111,7 +121,7 @@ impl PostgresStore {
         // The attempts were read a moment later: what was planned may have happened since.
         let ahead = |retry: &Retry| attempts.iter().all(|attempt| attempt.attempt_number < retry.attempt_number);
         Ok(Some(DeliveryRecord {
-            event_id: None,
+            event_id: get::<Option<Uuid>>(row, "event_id")?.map(EventId),
             id,
             subscription_id: SubscriptionId(get(row, "subscription_id")?),
             event_type: get::<Option<String>>(row, "event_type")?.map(Into::into),

@@ -17,6 +17,7 @@ const UNTRIED: &str = "SELECT DISTINCT d.subscription_id FROM deliveries d
      ORDER BY 1";
 /// The last entry of the newest partition's index that has any; and the watermark, which outlives what is pruned.
 const NEWEST: &str = "SELECT greatest((SELECT id FROM deliveries ORDER BY id DESC LIMIT 1),
+     (SELECT id FROM events ORDER BY id DESC LIMIT 1),
      (SELECT id FROM delivery_logs WHERE last_of_commit ORDER BY id DESC LIMIT 1),
      (SELECT id FROM watermark WHERE id > $1))";
 

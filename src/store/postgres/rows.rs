@@ -8,10 +8,13 @@ use tokio_postgres::types::FromSqlOwned;
 use uuid::Uuid;
 
 use super::super::{Result, StoreError};
-use crate::delivery::{AttemptLog, Delivery, DeliveryId, Outcome, Retry, Subscription, SubscriptionId, Timestamp};
+use crate::delivery::{
+    AttemptLog, Delivery, DeliveryId, EventId, Outcome, Retry, Subscription, SubscriptionId, Timestamp,
+};
 
 /// What [`subscription`] reads.
-pub(super) const SUBSCRIPTION: &str = "id, target_url, event_types, secret, disabled, version, created_at, updated_at";
+pub(super) const SUBSCRIPTION: &str = "id, tenant, target_url, event_types, secret, disabled, version, created_at,
+     updated_at";
 /// What [`retry`] reads.
 pub(super) const RETRY: &str = "delivery_id, subscription_id, attempt_number, next_attempt_at";
 /// What [`attempt`] reads.
@@ -23,16 +26,16 @@ pub(super) fn get<T: FromSqlOwned>(row: &Row, column: &str) -> Result<T> {
     row.try_get(column).map_err(|error| StoreError::Corrupt(format!("{column}: {error}")))
 }
 
-fn corrupt(column: &str, found: &impl std::fmt::Debug) -> StoreError {
+pub(super) fn corrupt(column: &str, found: &impl std::fmt::Debug) -> StoreError {
     StoreError::Corrupt(format!("{column} is {found:?}"))
 }
 
-fn count<T: TryFrom<i32>>(row: &Row, column: &str) -> Result<T> {
+pub(super) fn count<T: TryFrom<i32>>(row: &Row, column: &str) -> Result<T> {
     let found = get(row, column)?;
     T::try_from(found).map_err(|_| corrupt(column, &found))
 }
 
-fn shared(text: Option<String>) -> Option<Arc<str>> {
+pub(super) fn shared(text: Option<String>) -> Option<Arc<str>> {
     text.map(Arc::from)
 }
 
@@ -41,8 +44,8 @@ pub(super) fn subscription(row: &Row) -> Result<Subscription> {
     let parse = |pattern: &String| pattern.parse().map_err(|_| corrupt("event_types", pattern));
     let disabled: Option<String> = get(row, "disabled")?;
     Ok(Subscription {
-        tenant: crate::delivery::DEFAULT_TENANT.into(),
         id: SubscriptionId(get(row, "id")?),
+        tenant: get::<String>(row, "tenant")?.into(),
         target_url: get::<String>(row, "target_url")?.into(),
         event_types: event_types.iter().map(parse).collect::<Result<_>>()?,
         secret: get::<Option<String>>(row, "secret")?.map(Into::into),
@@ -55,11 +58,11 @@ pub(super) fn subscription(row: &Row) -> Result<Subscription> {
 
 pub(super) fn delivery(row: &Row, subscription_id: SubscriptionId) -> Result<Delivery> {
     Ok(Delivery {
-        event_id: None,
         id: DeliveryId(get(row, "id")?),
         subscription_id,
         event_type: shared(get(row, "event_type")?),
         payload: Bytes::from(get::<Vec<u8>>(row, "payload")?),
+        event_id: get::<Option<Uuid>>(row, "event_id")?.map(EventId),
     })
 }
 

@@ -1,4 +1,4 @@
-//! Subscriptions: single statements on the pool.
+//! Subscriptions: single statements on the pool. A trigger keeps their patterns in the same transaction, for look-ups.
 
 use secrecy::ExposeSecret;
 
@@ -6,16 +6,20 @@ use super::super::{NewSubscription, Result, SubscriptionChange};
 use super::PostgresStore;
 use super::columns::text;
 use super::rows::{self, SUBSCRIPTION};
-use crate::delivery::{EventTypePattern, Subscription, SubscriptionId, Timestamp};
+use crate::delivery::{EventTypePattern, Subscription, SubscriptionId, Timestamp, matching_patterns};
+
+/// What `subscription_patterns` holds of a subscription that wants everything.
+const NO_PATTERNS: &str = "";
 
 impl PostgresStore {
     pub(super) async fn insert_subscription(&self, new: NewSubscription, now: Timestamp) -> Result<Subscription> {
         let sql = format!(
-            "INSERT INTO subscriptions (target_url, event_types, secret, version, created_at, updated_at)
-             VALUES ($1, $2, $3, 1, $4, $4) RETURNING {SUBSCRIPTION}"
+            "INSERT INTO subscriptions (tenant, target_url, event_types, secret, version, created_at, updated_at)
+             VALUES ($1, $2, $3, $4, 1, $5, $5) RETURNING {SUBSCRIPTION}"
         );
         let secret = new.secret.as_ref().map(|secret| text(secret.expose_secret()));
-        let row = self.rows(&sql, &[&text(&new.target_url), &patterns(&new.event_types), &secret, &now.0]).await?;
+        let (tenant, target_url, event_types) = (text(&new.tenant), text(&new.target_url), patterns(&new.event_types));
+        let row = self.rows(&sql, &[&tenant, &target_url, &event_types, &secret, &now.0]).await?;
         // An insert that succeeded returns its row.
         rows::subscription(&row[0])
     }
@@ -61,6 +65,20 @@ impl PostgresStore {
              p AS (DELETE FROM positions WHERE subscription_id = $1)
              DELETE FROM subscriptions WHERE id = $1 RETURNING id";
         Ok(!self.rows(SQL, &[&id.0]).await?.is_empty())
+    }
+
+    /// A scan of the patterns that match: their table holds the enabled subscriptions and no others. Sorted here, because
+    /// the server would read everybody's patterns, in the order of subscriptions, to be spared the sort.
+    pub(super) async fn read_matching(&self, tenant: &str, event_type: &str) -> Result<Vec<SubscriptionId>> {
+        const SQL: &str = "SELECT subscription_id FROM subscription_patterns WHERE tenant = $1 AND pattern = ANY($2)";
+        let mut patterns = matching_patterns(&text(event_type));
+        patterns.push(NO_PATTERNS.to_owned());
+        let found = self.rows(SQL, &[&text(tenant), &patterns]).await?;
+        let mut ids: Vec<_> =
+            found.iter().map(|row| rows::get(row, "subscription_id").map(SubscriptionId)).collect::<Result<_>>()?;
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
     }
 
     pub(super) async fn versions(&self, ids: &[SubscriptionId]) -> Result<Vec<(SubscriptionId, i64)>> {
