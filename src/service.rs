@@ -57,7 +57,7 @@ impl Service {
         let cache: Arc<dyn Cache> = match &config.redis_url {
             Some(url) => {
                 let store = store.identity().await.context("the store could not be read")?;
-                Arc::new(RedisCache::connect_with_prefix(url, &format!("hookpost:{store}"))?)
+                Arc::new(RedisCache::connect(url, &format!("hookpost:{store}"))?)
             }
             None => Arc::new(NoCache::default()),
         };

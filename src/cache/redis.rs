@@ -7,8 +7,7 @@
 //! - This process takes no copy that is older than what it was itself told, whatever Redis says: see [`recent`].
 //! - After the first call that found Redis hanging, calls miss at once until it answers the link again: see [`link`].
 //!
-//! Several installations on one Redis need a database each: ids and keys are the same in all of them. Channels ignore
-//! databases, but a message from elsewhere does no harm: it asks to look something up once more.
+//! Keys and channel begin with the store's identity: several installations may share one Redis.
 
 mod address;
 mod cached;
@@ -48,8 +47,6 @@ const COPY_TTL: Duration = Duration::from_secs(60);
 const MARK_TTL: Duration = Duration::from_secs(600);
 /// The version of what was deleted.
 const DELETED: i64 = i64::MAX;
-/// What every key and channel begins with.
-const PREFIX: &str = "hookpost";
 
 /// Writes a version and its copy unless something newer is there, and tells the other processes if a channel is given:
 /// one round trip, and nothing can come between. A copy that is there already is left alone, so that its time runs out.
@@ -84,12 +81,9 @@ struct Shared {
 impl RedisCache {
     /// Connects in the background: a Redis that is away only makes things slower. Needs a runtime. Fails when the URL is
     /// not one of Redis; the error does not repeat it.
-    pub fn connect(url: &SecretString) -> anyhow::Result<Self> {
-        Self::connect_with_prefix(url, PREFIX)
-    }
-
-    /// The same, with keys and a channel of its own: processes that use the same prefix share a cache.
-    pub fn connect_with_prefix(url: &SecretString, prefix: &str) -> anyhow::Result<Self> {
+    ///
+    /// Keys and channel begin with `prefix`: processes that use the same one share a cache.
+    pub fn connect(url: &SecretString, prefix: &str) -> anyhow::Result<Self> {
         let shared = Arc::new(Shared {
             client: ArcSwap::from_pointee(build_client(address::parse(url)?)?),
             prefix: prefix.to_owned(),

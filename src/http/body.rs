@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::problem::{Kind, Problem};
@@ -88,7 +88,8 @@ impl Bodies {
         if ended { problem } else { problem.close_connection() }
     }
 
-    /// The whole body. `announced` is its `Content-Length`; without one the largest size is reserved.
+    /// The whole body. `announced` is its `Content-Length`. What counts against the memory for all bodies is what has
+    /// come: an announcement is free, and must not keep others out.
     pub async fn read<B: Buf>(
         &self,
         announced: Option<u64>,
@@ -99,9 +100,6 @@ impl Bodies {
         if size > max {
             return Err(self.too_large());
         }
-        let _held = self.shares.try_acquire_many(shares(size)).map_err(|_| {
-            Problem::new(Kind::Busy, "this node reads as many bodies as it has memory for").retry_after(RETRY_AFTER_S)
-        })?;
         match timeout(self.limits.timeout, self.collect(frames)).await {
             Ok(read) => read,
             Err(_) => Err(Problem::new(
@@ -116,11 +114,14 @@ impl Bodies {
         mut frames: impl Stream<Item = Result<B, warp::Error>> + Unpin,
     ) -> Result<Bytes, Problem> {
         let first = self.next(&mut frames, 0).await?.unwrap_or_default();
+        let mut held = self.reserve(first.len())?;
         let Some(second) = self.next(&mut frames, first.len()).await? else { return Ok(owned(first)) };
+        held.merge(self.reserve(second.len())?);
         let mut whole = BytesMut::with_capacity(2 * (first.len() + second.len()));
         whole.extend_from_slice(&first);
         whole.extend_from_slice(&second);
         while let Some(frame) = self.next(&mut frames, whole.len()).await? {
+            held.merge(self.reserve(frame.len())?);
             whole.extend_from_slice(&frame);
         }
         Ok(whole.freeze())
@@ -138,6 +139,12 @@ impl Bodies {
         }
         // The frame is a `Bytes` behind warp's opaque type: this takes it, without a copy.
         Ok(Some(frame.copy_to_bytes(frame.remaining())))
+    }
+
+    fn reserve(&self, bytes: usize) -> Result<SemaphorePermit<'_>, Problem> {
+        self.shares.try_acquire_many(shares(bytes)).map_err(|_| {
+            Problem::new(Kind::Busy, "this node reads as many bodies as it has memory for").retry_after(RETRY_AFTER_S)
+        })
     }
 
     fn too_large(&self) -> Problem {
@@ -207,7 +214,8 @@ mod tests {
     async fn bodies_share_a_budget_and_give_it_back() {
         let bodies = Bodies::new(SMALL);
         {
-            let mut first = std::pin::pin!(bodies.read(None, stream::pending::<Result<Bytes, _>>()));
+            let stalled = frames(&["0"]).chain(stream::pending());
+            let mut first = std::pin::pin!(bodies.read(None, stalled));
             assert!(futures_util::poll!(first.as_mut()).is_pending());
             assert_eq!(bodies.read(None, frames(&["a"])).await.unwrap_err().kind(), Kind::Busy);
         }

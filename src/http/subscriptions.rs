@@ -68,11 +68,15 @@ async fn create<B: Buf>(
 ) -> Answer {
     let body = http.bodies.read_or_discard(length, &mut body).await?;
     let new = new_subscription(&body, &|url| http.api.policy.check_url(url))?;
-    let created = http.api.store.create_subscription(new, http.api.clock.wall()).await?;
+    let created = to_the_end(async move {
+        let created = http.api.store.create_subscription(new, http.api.clock.wall()).await?;
+        // The cache has it from the start, so that its first event does not wait for the store.
+        http.api.engine.subscription_created(&created).await;
+        Ok(created)
+    })
+    .await?;
     let location = format!("/subscriptions/{}", created.id);
     let response = reply::json(StatusCode::CREATED, &Shown::from(&created))?;
-    // The cache has it from the start, so that its first event does not wait for the store.
-    http.api.engine.subscription_created(&created).await;
     Ok(with_header(response, header::LOCATION, &location))
 }
 
@@ -104,24 +108,42 @@ async fn replace<B: Buf>(
     let body = http.bodies.read_or_discard(length, &mut body).await?;
     let id = segment.id()?;
     let change = change(&body, &|url| http.api.policy.check_url(url))?;
-    let changed = http.api.store.update_subscription(id, change, http.api.clock.wall()).await?;
-    let changed = changed.ok_or_else(|| not_found(id))?;
-    let response = reply::json(StatusCode::OK, &Shown::from(&changed))?;
-    // Before the answer: what is ingested after it must see the change.
-    http.api.engine.subscription_changed(changed).await;
-    Ok(response)
+    let changed = to_the_end(async move {
+        let changed = http.api.store.update_subscription(id, change, http.api.clock.wall()).await?;
+        let changed = changed.ok_or_else(|| not_found(id))?;
+        // Before the answer: what is ingested after it must see the change.
+        http.api.engine.subscription_changed(changed.clone()).await;
+        Ok(changed)
+    })
+    .await?;
+    reply::json(StatusCode::OK, &Shown::from(&changed))
 }
 
 async fn delete(segment: IdSegment, http: Arc<Http>) -> Answer {
     let id = segment.id()?;
-    if !http.api.store.delete_subscription(id).await? {
-        return Err(not_found(id));
-    }
-    // Before the answer: what is ingested after it must be refused.
-    http.api.engine.subscription_deleted(id).await;
+    to_the_end(async move {
+        if !http.api.store.delete_subscription(id).await? {
+            return Err(not_found(id));
+        }
+        // Before the answer: what is ingested after it must be refused.
+        http.api.engine.subscription_deleted(id).await;
+        Ok(())
+    })
+    .await?;
     let mut response = Response::default();
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)
+}
+
+/// Runs a change and the word of it to their end, also when the caller goes away in between, which drops the handler:
+/// a change that the store has and nobody was told of would be served from caches for up to a minute.
+async fn to_the_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::spawn(change).await {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
 }
 
 /// The problem of a subscription that does not exist (any more).

@@ -42,7 +42,7 @@ impl Redis {
 
     /// The same, without waiting until it is connected.
     pub fn connecting(&self) -> (RedisCache, Receiver<Change>) {
-        let cache = RedisCache::connect_with_prefix(&SecretString::from(self.url.as_str()), &self.prefix).unwrap();
+        let cache = RedisCache::connect(&SecretString::from(self.url.as_str()), &self.prefix).unwrap();
         let changes = cache.changes();
         (cache, changes)
     }

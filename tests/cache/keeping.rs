@@ -118,7 +118,7 @@ async fn nonsense_on_the_channel_is_ignored() {
 
 #[tokio::test]
 async fn a_wrong_url_is_an_error_without_the_password() {
-    let error = RedisCache::connect(&SecretString::from("http://user:hunter2@localhost")).err().unwrap();
+    let error = RedisCache::connect(&SecretString::from("http://user:hunter2@localhost"), "test").err().unwrap();
     let error = format!("{error:#}");
     assert!(error.contains("REDIS_URL begins with http://") && error.contains("expected redis://"), "{error}");
     assert!(!error.contains("hunter2"), "{error}");
