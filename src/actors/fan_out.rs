@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ractor::ActorRef;
@@ -52,8 +52,11 @@ impl DeliverySink for FanOut {
 pub(super) struct Matches {
     /// Raised by every change of a subscription.
     generation: AtomicU64,
-    answers: Mutex<HashMap<(Arc<str>, Arc<str>), Answer>>,
+    answers: Mutex<Answers>,
 }
+
+/// By tenant and event type.
+type Answers = HashMap<(Arc<str>, Arc<str>), Answer>;
 
 struct Answer {
     generation: u64,
@@ -94,7 +97,7 @@ impl Matches {
         Ok(subscriptions)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Arc<str>, Arc<str>), Answer>> {
+    fn lock(&self) -> MutexGuard<'_, Answers> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

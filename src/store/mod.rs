@@ -191,7 +191,7 @@ pub struct DeliveryRecord {
 pub struct JanitorCounts {
     /// Deliveries that outlived their retention and were ended as failures.
     pub expired: u64,
-    /// Rows deleted (embedded store).
+    /// Rows deleted.
     pub rows_deleted: u64,
     /// Partitions created (PostgreSQL).
     pub partitions_created: u64,
