@@ -16,7 +16,7 @@ run: ## Serve on this machine for development: embedded store under ./data, loop
 	cargo run $(LOCKED) -- serve --dev
 
 test: prerequisites $(if $(ARGS),,gates) ## Everything CI runs: format, clippy, all tests on a real PostgreSQL and Redis that it starts; ARGS='--test store postgres' runs only these tests
-	@tests/with-services.sh cargo test $(LOCKED) --workspace $(ARGS)
+	@tests/with-services.sh cargo test $(LOCKED) --workspace --no-fail-fast $(ARGS)
 
 check: prerequisites gates doc deny test ## Before a pull request: `make test`, and the docs and the dependencies' licences and advisories
 

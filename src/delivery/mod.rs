@@ -2,6 +2,7 @@
 //! Inputs and the present time go in; actions and the next deadline come out.
 
 mod event_type;
+mod interface;
 mod machine;
 mod schedule;
 mod state;
@@ -10,6 +11,7 @@ mod types;
 pub use event_type::{
     EventTypePattern, InvalidEventType, MAX_EVENT_TYPE_CHARS, check_event_type, matching_patterns, subscribed,
 };
-pub use machine::{Action, Input, Limits, MAX_HELD_BYTES, MAX_READY, MAX_RETRIES_HELD, Machine, RetryChange};
+pub use interface::{Action, Input, Limits, RetryChange};
+pub use machine::{MAX_HELD_BYTES, MAX_READY, MAX_RETRIES_HELD, Machine};
 pub use schedule::RetrySchedule;
 pub use types::*;

@@ -114,15 +114,15 @@ impl Bodies {
         mut frames: impl Stream<Item = Result<B, warp::Error>> + Unpin,
     ) -> Result<Bytes, Problem> {
         let first = self.next(&mut frames, 0).await?.unwrap_or_default();
-        let mut held = self.reserve(first.len())?;
+        let mut held = self.reserve(shares(first.len()))?;
         let Some(second) = self.next(&mut frames, first.len()).await? else { return Ok(owned(first)) };
-        held.merge(self.reserve(second.len())?);
         let mut whole = BytesMut::with_capacity(2 * (first.len() + second.len()));
         whole.extend_from_slice(&first);
         whole.extend_from_slice(&second);
+        held.merge(self.reserve(missing(&held, whole.len()))?);
         while let Some(frame) = self.next(&mut frames, whole.len()).await? {
-            held.merge(self.reserve(frame.len())?);
             whole.extend_from_slice(&frame);
+            held.merge(self.reserve(missing(&held, whole.len()))?);
         }
         Ok(whole.freeze())
     }
@@ -141,8 +141,8 @@ impl Bodies {
         Ok(Some(frame.copy_to_bytes(frame.remaining())))
     }
 
-    fn reserve(&self, bytes: usize) -> Result<SemaphorePermit<'_>, Problem> {
-        self.shares.try_acquire_many(shares(bytes)).map_err(|_| {
+    fn reserve(&self, shares: u32) -> Result<SemaphorePermit<'_>, Problem> {
+        self.shares.try_acquire_many(shares).map_err(|_| {
             Problem::new(Kind::Busy, "this node reads as many bodies as it has memory for").retry_after(RETRY_AFTER_S)
         })
     }
@@ -154,6 +154,11 @@ impl Bodies {
 
 fn shares(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(SHARE_BYTES)).unwrap_or(u32::MAX)
+}
+
+/// Shares that a body of this length needs on top of those that it has.
+fn missing(held: &SemaphorePermit<'_>, bytes: usize) -> u32 {
+    shares(bytes).saturating_sub(u32::try_from(held.num_permits()).unwrap_or(u32::MAX))
 }
 
 fn owned(body: Bytes) -> Bytes {
