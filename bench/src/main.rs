@@ -3,6 +3,7 @@
 
 mod clock;
 mod events;
+mod fill;
 mod http1;
 mod process;
 mod producer;

@@ -24,6 +24,7 @@ pub struct Usage {
     pub cpu_us: u64,
     /// The most that was ever resident.
     pub peak_kib: u64,
+    pub resident_kib: u64,
 }
 
 impl Process {
@@ -64,9 +65,11 @@ impl Process {
         let fields: Vec<_> = stat.rsplit_once(')').context("a name")?.1.split_whitespace().collect();
         let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?;
-        let peak_kib = peak.trim().trim_end_matches(" kB").parse()?;
-        Ok(Usage { cpu_us: ticks * 10_000, peak_kib })
+        let kib = |name: &str| -> anyhow::Result<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).context("a line of status")?;
+            Ok(line.trim().trim_end_matches(" kB").parse()?)
+        };
+        Ok(Usage { cpu_us: ticks * 10_000, peak_kib: kib("VmHWM:")?, resident_kib: kib("VmRSS:")? })
     }
 
     pub async fn kill(mut self) -> anyhow::Result<()> {

@@ -164,3 +164,21 @@ pub async fn subscribe(addr: SocketAddr, urls: impl Iterator<Item = String>) -> 
     }
     Ok(())
 }
+
+/// How long each of these paths takes to be answered with 200, in milliseconds, one after the other.
+pub async fn get_each(addr: SocketAddr, paths: &[String]) -> anyhow::Result<Vec<f64>> {
+    let mut stream = connect(addr).await?;
+    let (read, mut write) = stream.split();
+    let mut reader = Reader::new(read);
+    let mut took = Vec::new();
+    for path in paths {
+        let start = now_ns();
+        write.write_all(format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").as_bytes()).await?;
+        let answer = reader.next().await?.context("the service closed the connection")?;
+        if answer.status() != 200 {
+            bail!("{path}: {}{}", String::from_utf8_lossy(answer.head), String::from_utf8_lossy(answer.body));
+        }
+        took.push((now_ns() - start) as f64 / 1e6);
+    }
+    Ok(took)
+}

@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 
 use crate::clock::now_ns;
 use crate::events::Events;
+use crate::fill;
 use crate::process::{Process, Usage};
 use crate::producer::{self, Spread, Timeline};
 use crate::receiver::Receivers;
@@ -33,6 +34,10 @@ enum What {
     OpenLoop,
     Backlog,
     Restart,
+    Active,
+    Registered,
+    Log,
+    Retention,
 }
 
 pub const ALL: &[Scenario] = &[
@@ -49,6 +54,10 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "open-loop", about: "1,000 events/s on PostgreSQL: latencies", kind: What::OpenLoop },
     Scenario { name: "backlog", about: "one subscription, 1 M events behind, its receiver back", kind: What::Backlog },
     Scenario { name: "restart", about: "killed with 100 k pending", kind: What::Restart },
+    Scenario { name: "active", about: "100 k subscriptions, 10 k of them active, against 100", kind: What::Active },
+    Scenario { name: "registered", about: "1 M subscriptions: start to ready", kind: What::Registered },
+    Scenario { name: "log", about: "10 M rows of log against an empty one, and reads from it", kind: What::Log },
+    Scenario { name: "retention", about: "10 M rows outlive their retention under load", kind: What::Retention },
 ];
 
 pub struct Bench {
@@ -80,6 +89,10 @@ impl Bench {
             What::OpenLoop => self.open_loop(scenario.name).await?,
             What::Backlog => self.backlog(scenario.name).await?,
             What::Restart => self.restart(scenario.name).await?,
+            What::Active => self.active(scenario.name).await?,
+            What::Registered => self.registered(scenario.name).await?,
+            What::Log => self.log(scenario.name).await?,
+            What::Retention => self.retention(scenario.name).await?,
         }
         self.rows[before..].iter().for_each(report::print);
         Ok(())
@@ -106,7 +119,7 @@ impl Bench {
         producer::closed_loop(process.addr, &self.events, spread, total).await?;
         self.arrived(before + total as u64).await?;
         let took = self.receivers.seen.last_ns() - start;
-        let Usage { cpu_us, peak_kib } = process.usage()?;
+        let Usage { cpu_us, peak_kib, .. } = process.usage()?;
         Ok(Speed {
             per_second: total as f64 * 1e9 / took as f64,
             cpu_us: (cpu_us - usage.cpu_us) as f64 / total as f64,
@@ -261,6 +274,128 @@ impl Bench {
             home.remove().await?;
         }
         self.rows.push(Row::plain(name, "start to first delivery", "s", firsts).at_most(2.0));
+        Ok(())
+    }
+}
+
+impl Bench {
+    /// A store with so many subscriptions, made behind the service's back.
+    async fn registered_home(&self, count: usize) -> anyhow::Result<Home> {
+        let home = self.home(Kind::Postgres).await?;
+        let database = fill::prepare(&home, fill::wall_ms()).await?;
+        fill::subscriptions(&database, count, &format!("http://{}/r", self.receivers.addr)).await?;
+        Ok(home)
+    }
+
+    async fn active(&mut self, name: &str) -> anyhow::Result<()> {
+        let (total, active) = (THROUGHPUT_EVENTS / self.shrink, 10_000 / self.shrink);
+        let (mut ratios, mut each) = (Vec::new(), Vec::new());
+        for _ in 0..self.runs {
+            let home = self.registered_home(100_000 / self.shrink).await?;
+            let service = self.service(&home).await?;
+            let few = Spread { first: 1, count: SUBSCRIPTIONS };
+            let many = Spread { first: 1, count: active };
+            self.full_speed(&service, &few, WARM_UP).await?;
+            let before = self.full_speed(&service, &few, total).await?;
+            let resident = service.usage()?.resident_kib;
+            // One event each starts the actors.
+            self.full_speed(&service, &many, active).await?;
+            let after = self.full_speed(&service, &many, total).await?;
+            let grown = service.usage()?.resident_kib.saturating_sub(resident);
+            ratios.push(after.per_second / before.per_second);
+            each.push(grown as f64 / (active - SUBSCRIPTIONS) as f64);
+            service.kill().await?;
+            home.remove().await?;
+        }
+        self.rows.push(Row::plain(name, "throughput, of that with 100", "×", ratios).at_least(0.9));
+        self.rows.push(Row::plain(name, "resident, each active one", "KiB", each).at_most(8.0));
+        Ok(())
+    }
+
+    async fn registered(&mut self, name: &str) -> anyhow::Result<()> {
+        let home = self.registered_home(1_000_000 / self.shrink).await?;
+        let (mut readies, mut residents) = (Vec::new(), Vec::new());
+        for _ in 0..self.runs {
+            let start = now_ns();
+            let service = self.service(&home).await?;
+            producer::get_each(service.addr, &["/readyz".to_owned()]).await?;
+            readies.push((now_ns() - start) as f64 / 1e9);
+            residents.push(service.usage()?.resident_kib as f64 / 1024.0);
+            service.kill().await?;
+        }
+        self.rows.push(Row::plain(name, "start to ready", "s", readies).at_most(2.0));
+        self.rows.push(Row::plain(name, "memory when ready, resident", "MiB", residents));
+        home.remove().await
+    }
+
+    async fn log(&mut self, name: &str) -> anyhow::Result<()> {
+        let (total, rows) = (THROUGHPUT_EVENTS / self.shrink, 10_000_000 / self.shrink);
+        let everyone = Spread { first: 1, count: SUBSCRIPTIONS };
+        let full = self.registered_home(SUBSCRIPTIONS).await?;
+        let database = full.database().await?;
+        fill::delivered(&database, rows, fill::wall_ms()).await?;
+        let mut ratios = Vec::new();
+        for _ in 0..self.runs {
+            let empty = self.registered_home(SUBSCRIPTIONS).await?;
+            let mut speeds = Vec::new();
+            for home in [&empty, &full] {
+                let service = self.service(home).await?;
+                self.full_speed(&service, &everyone, WARM_UP).await?;
+                speeds.push(self.full_speed(&service, &everyone, total).await?.per_second);
+                service.kill().await?;
+            }
+            ratios.push(speeds[1] / speeds[0]);
+            empty.remove().await?;
+        }
+        self.rows.push(Row::plain(name, "throughput, of that on an empty log", "×", ratios).at_least(0.95));
+        let service = self.service(&full).await?;
+        let deliveries = fill::some_deliveries(&database, 1_000).await?;
+        let statuses: Vec<_> = deliveries.iter().map(|id| format!("/status/{id}")).collect();
+        let logs: Vec<_> = (0..1_000).map(|n| format!("/subscriptions/{}/logs", n % SUBSCRIPTIONS + 1)).collect();
+        for (figure, paths) in [("/status/{id}, p99", statuses), ("first page of /logs, p99", logs)] {
+            producer::get_each(service.addr, &paths[..paths.len() / 10]).await?;
+            let took = producer::get_each(service.addr, &paths).await?;
+            self.rows.push(Row::plain(name, figure, "ms", vec![percentile(&took, 0.99)]).at_most(10.0));
+        }
+        service.kill().await?;
+        full.remove().await
+    }
+
+    /// The janitor drops what is old as soon as the service runs: the same load with and without old rows.
+    async fn retention(&mut self, name: &str) -> anyhow::Result<()> {
+        let (rate, seconds) = (1_000, 10);
+        let old = fill::wall_ms() - 80 * 3_600_000;
+        let everyone = Spread { first: 1, count: SUBSCRIPTIONS };
+        let (mut drops, mut without, mut with) = (Vec::new(), Vec::new(), Vec::new());
+        for rows in [0, 10_000_000 / self.shrink] {
+            let home = self.registered_home(SUBSCRIPTIONS).await?;
+            let database = fill::prepare(&home, old).await?;
+            if rows > 0 {
+                fill::delivered(&database, rows, old).await?;
+            }
+            let service = self.service(&home).await?;
+            let start = now_ns();
+            let dropped = tokio::spawn(async move {
+                while fill::partitions_before(&database, old + 3_600_000).await? > 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                anyhow::Ok((now_ns() - start) as f64 / 1e9)
+            });
+            let (acks, _) = self.latencies(&service, &everyone, rate, seconds).await?;
+            let p99 = percentile(&acks, 0.99);
+            if rows > 0 {
+                drops.push(dropped.await??);
+                with.push(p99);
+            } else {
+                dropped.await??;
+                without.push(p99);
+            }
+            service.kill().await?;
+            home.remove().await?;
+        }
+        self.rows.push(Row::plain(name, "from ready until the partitions are gone", "s", drops).at_most(1.0));
+        self.rows.push(Row::plain(name, "due to ack, p99, nothing old", "ms", without));
+        self.rows.push(Row::plain(name, "due to ack, p99, while it drops", "ms", with));
         Ok(())
     }
 }

@@ -42,7 +42,7 @@ impl Home {
     }
 
     /// The database's own URL.
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         let Self::Postgres { admin_url, name } = self else { return String::new() };
         let (base, query) = admin_url.split_once('?').map_or((admin_url.as_str(), ""), |(base, query)| (base, query));
         let server = base.rsplit_once('/').map_or(base, |(server, _)| server);

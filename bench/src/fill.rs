@@ -1,0 +1,87 @@
+//! Fills a PostgreSQL store with what would take hours to make over HTTP.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use hookpost::delivery::Timestamp;
+use hookpost::store::{PostgresStore, Store};
+use secrecy::SecretString;
+use tokio_postgres::Client;
+
+use crate::events::SECRET;
+use crate::stores::Home;
+
+/// Of the rows of log, how many a subscription has.
+const LOGS_A_SUBSCRIPTION: usize = 1_000;
+
+/// Milliseconds since the epoch.
+#[expect(clippy::disallowed_methods, reason = "the benchmark makes ids of its own")]
+pub fn wall_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis().try_into().unwrap_or(0))
+}
+
+/// Brings the schema up, with partitions for `at`.
+pub async fn prepare(home: &Home, at: i64) -> anyhow::Result<Client> {
+    let store = PostgresStore::connect(&SecretString::from(home.url()))?;
+    store.migrate(Timestamp(wall_ms())).await?;
+    store.prepare(Timestamp(at)).await?;
+    store.close().await;
+    home.database().await
+}
+
+/// `count` subscriptions to every event, with ids from 1.
+pub async fn subscriptions(database: &Client, count: usize, receiver: &str) -> anyhow::Result<()> {
+    let fill = format!(
+        "ALTER TABLE subscriptions DISABLE TRIGGER USER;
+         INSERT INTO subscriptions (tenant, target_url, event_types, secret, version, created_at, updated_at)
+         SELECT 'default', '{receiver}/' || n, '{{}}', '{SECRET}', 1, 0, 0 FROM generate_series(1, {count}) n;
+         INSERT INTO subscription_patterns (tenant, pattern, subscription_id) SELECT tenant, '', id FROM subscriptions;
+         ALTER TABLE subscriptions ENABLE TRIGGER USER;
+         ANALYZE subscriptions, subscription_patterns"
+    );
+    database.batch_execute(&fill).await.context("subscriptions could not be filled in")
+}
+
+/// `count` deliveries with a log row each, all delivered, spread over the hour that ends at `until` (milliseconds), for
+/// subscriptions beside those that the benchmark uses.
+pub async fn delivered(database: &Client, count: usize, until: i64) -> anyhow::Result<()> {
+    let id = |kind: char| {
+        format!(
+            "(lpad(to_hex({until}::bigint - 3600000 + n * 3600000 / {count}), 12, '0') || '7' || lpad(to_hex(n & 4095), 3, \
+             '0') || '{kind}' || lpad(to_hex(n), 15, '0'))::uuid"
+        )
+    };
+    let (delivery, log) = (id('8'), id('9'));
+    let subscription = format!("1000000 + n % {}", (count / LOGS_A_SUBSCRIPTION).max(1));
+    let fill = format!(
+        "INSERT INTO deliveries (id, subscription_id, event_type, payload)
+         SELECT {delivery}, {subscription}, 'order.created', '{{}}' FROM generate_series(1::bigint, {count}) n;
+         INSERT INTO delivery_logs (id, delivery_id, subscription_id, \"timestamp\", attempt_number, duration_ms, outcome,
+                                    http_status, target_url)
+         SELECT {log}, {delivery}, {subscription}, {until}, 1, 5, 0, 200, 'http://127.0.0.1:9/'
+         FROM generate_series(1::bigint, {count}) n;
+         INSERT INTO watermark (id) VALUES ((lpad(to_hex({until}::bigint), 12, '0') || '70008000000000000000')::uuid);
+         ANALYZE deliveries, delivery_logs; CHECKPOINT"
+    );
+    database.batch_execute(&fill).await.context("deliveries could not be filled in")
+}
+
+/// The ids of some deliveries, spread over all of them.
+pub async fn some_deliveries(database: &Client, count: i64) -> anyhow::Result<Vec<String>> {
+    let rows = database
+        .query("SELECT id::text FROM deliveries TABLESAMPLE SYSTEM (0.5) WHERE subscription_id >= 1000000 LIMIT $1", &[&count])
+        .await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// How many partitions of the two big tables end before this time.
+pub async fn partitions_before(database: &Client, cutoff_ms: i64) -> anyhow::Result<i64> {
+    let row = database
+        .query_one(
+            "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relname ~ '^(deliveries|delivery_logs)_[0-9]+$'
+             AND split_part(relname, '_', array_length(string_to_array(relname, '_'), 1))::bigint * 1000 + 21600000 <= $1",
+            &[&cutoff_ms],
+        )
+        .await?;
+    Ok(row.get(0))
+}
