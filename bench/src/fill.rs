@@ -69,7 +69,10 @@ pub async fn delivered(database: &Client, count: usize, until: i64) -> anyhow::R
 /// The ids of some deliveries, spread over all of them.
 pub async fn some_deliveries(database: &Client, count: i64) -> anyhow::Result<Vec<String>> {
     let rows = database
-        .query("SELECT id::text FROM deliveries TABLESAMPLE SYSTEM (0.5) WHERE subscription_id >= 1000000 LIMIT $1", &[&count])
+        .query(
+            "SELECT id::text FROM deliveries TABLESAMPLE SYSTEM (0.5) WHERE subscription_id >= 1000000 LIMIT $1",
+            &[&count],
+        )
         .await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

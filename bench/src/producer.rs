@@ -17,6 +17,8 @@ use crate::http1::Reader;
 
 /// Connections of the closed loop.
 pub const CONNECTIONS: usize = 64;
+/// Most connections of the open loop.
+const MAX_OPEN_CONNECTIONS: usize = 512;
 
 /// Which subscription an event goes to.
 #[derive(Clone)]
@@ -90,7 +92,7 @@ pub async fn open_loop(
     let due = pace(timeline.clone());
     let mut tasks = JoinSet::new();
     // As many connections as could be waiting for an answer at once if the service stalled for half a second.
-    for _ in 0..(rate / 2).clamp(CONNECTIONS, 512) {
+    for _ in 0..(rate / 2).clamp(CONNECTIONS, MAX_OPEN_CONNECTIONS) {
         let (events, spread, next, timeline) = (events.clone(), spread.clone(), next.clone(), timeline.clone());
         let due = due.clone();
         tasks.spawn(async move {
@@ -99,10 +101,11 @@ pub async fn open_loop(
             let mut reader = Reader::new(read);
             let mut request = Vec::with_capacity(1024);
             loop {
-                // Closed once every event was due.
-                let Ok(permit) = due.acquire().await else { return anyhow::Ok(()) };
-                permit.forget();
+                due.acquire().await?.forget();
                 let number = next.fetch_add(1, Relaxed);
+                if number >= total {
+                    return anyhow::Ok(());
+                }
                 events.request(number, spread.subscription(number), &mut request);
                 write.write_all(&request).await?;
                 accepted(&mut reader).await?;
@@ -125,11 +128,8 @@ fn pace(timeline: Arc<Timeline>) -> Arc<Semaphore> {
             std::thread::sleep(Duration::from_nanos(at.saturating_sub(now_ns())));
             permits.add_permits(1);
         }
-        // The last permits are taken before the close is seen only if the tasks get to run.
-        while permits.available_permits() > 0 {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        permits.close();
+        // One more for each connection, to find that there is nothing left.
+        permits.add_permits(MAX_OPEN_CONNECTIONS);
     });
     due
 }

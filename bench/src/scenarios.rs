@@ -21,7 +21,7 @@ const THROUGHPUT_EVENTS: usize = 100_000;
 /// Sent before anything is measured: connections, caches, prepared statements.
 const WARM_UP: usize = 4_000;
 /// How long deliveries may take to arrive after the last event was accepted.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Scenario {
     pub name: &'static str,
