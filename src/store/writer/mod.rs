@@ -6,6 +6,8 @@
 
 mod pending;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};

@@ -15,16 +15,16 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 
 /// Most deliveries, and most logs, in one commit: past this a batch gets slower and not cheaper.
-const MAX_BATCH_ROWS: usize = 1024;
+pub(super) const MAX_BATCH_ROWS: usize = 1024;
 /// Most payload in one commit, so that one statement stays far below what a server takes.
 const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// Bounds between tries to reach a store that is away.
-const RECONNECT_BACKOFF: std::ops::Range<Duration> = Duration::from_millis(50)..Duration::from_secs(1);
+pub(super) const RECONNECT_BACKOFF: std::ops::Range<Duration> = Duration::from_millis(50)..Duration::from_secs(1);
 /// How long an event may wait for a store that went away while it waited; its producer has an answer before that.
-const ACK_DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const ACK_DEADLINE: Duration = Duration::from_secs(5);
 /// How long another holder of the store is taken for our own dead connection. Longer than it takes a server to notice
 /// by keep-alive that a peer is gone.
-const OWNERSHIP_PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const OWNERSHIP_PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) struct Task {
     pub shared: Arc<Shared>,
