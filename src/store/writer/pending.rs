@@ -190,8 +190,12 @@ impl Pending {
         }
     }
 
-    /// Splits a batch of more than one row; `None` when it has one.
+    /// Splits a batch of more than one row; `None` when it has one. What says how far everything is comes apart from the
+    /// rows first.
     pub fn split_off_half(&mut self) -> Option<Self> {
+        if !self.batch.positions.is_empty() || self.batch.watermark.is_some() {
+            return self.split_off_marks();
+        }
         let (keep_producers, keep_logs) = match (self.producers.len(), self.batch.logs.len()) {
             (0, 0 | 1) | (1, 0) => return None,
             (producers, 0) => (producers / 2, 0),
@@ -210,6 +214,26 @@ impl Pending {
             self.batch.retries.drain(..).partition(|retry| moved.contains(&retry.delivery_id));
         (rest.batch.settled, self.batch.settled) = self.batch.settled.drain(..).partition(|id| moved.contains(id));
         Some(rest)
+    }
+
+    fn split_off_marks(&mut self) -> Option<Self> {
+        let mut rest = Self { taken_at: self.taken_at, ..Self::new() };
+        let beside_rows = self.has_producers() || self.has_logs();
+        if !beside_rows && self.batch.positions.len() + usize::from(self.batch.watermark.is_some()) == 1 {
+            return None;
+        }
+        let keep = if beside_rows { 0 } else { self.batch.positions.len() / 2 };
+        rest.batch.positions = self.batch.positions.split_off(keep);
+        rest.position_sinks = self.position_sinks.split_off(keep);
+        if beside_rows {
+            rest.batch.watermark = self.batch.watermark.take();
+        }
+        Some(rest)
+    }
+
+    /// Whether any attempt is logged in it.
+    pub fn has_logs(&self) -> bool {
+        !self.batch.logs.is_empty()
     }
 
     /// Whether any producer has rows in it.

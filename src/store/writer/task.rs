@@ -49,6 +49,7 @@ impl Task {
             if let Err(lost) = self.settle(pending).await {
                 tracing::error!(error = %lost, "the store is lost to this process");
                 self.shared.lock().closing = true;
+                self.refuse_queued();
                 self.shared.lost.send_replace(Some(lost));
                 return;
             }
@@ -215,15 +216,16 @@ impl Task {
             return self.settle(rest).await;
         }
         tracing::error!(%error, "the store refused a row");
-        if !pending.has_producers() {
+        if pending.has_producers() {
+            pending.refuse(&WriteError::Rejected(error.to_string()));
+        } else if pending.has_logs() {
             // A log that cannot be stored as it is loses its texts, not its place: the delivery must go on.
             if pending.strip_texts() {
                 return self.settle(pending).await;
             }
             pending.durable();
-        } else {
-            pending.refuse(&WriteError::Rejected(error.to_string()));
         }
+        // A position or the watermark is written again when it has changed; nobody is told of it.
         Ok(())
     }
 }

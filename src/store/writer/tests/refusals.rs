@@ -135,7 +135,10 @@ async fn a_position_is_stored_although_the_only_row_beside_it_is_refused() {
     .await;
     under.quiet().await;
     let stored = under.store.stored_batches().split_off(1);
-    assert_eq!(stored.iter().flat_map(|batch| batch.positions.clone()).collect::<Vec<_>>(), [(SUB, Some(under.nth_id(9)))]);
+    assert_eq!(
+        stored.iter().flat_map(|batch| batch.positions.clone()).collect::<Vec<_>>(),
+        [(SUB, Some(under.nth_id(9)))]
+    );
     assert_eq!(stored.iter().find_map(|batch| batch.watermark), Some(under.nth_id(8)));
     assert!(under.told().contains(&Told::Positioned(Some(under.nth_id(9)))));
     assert!(under.told().contains(&Told::Recorded(under.nth_id(1))));
