@@ -5,7 +5,7 @@ mod outage;
 mod refusals;
 mod scripted;
 
-use scripted::{Outcome, Scripted, Told, Under, read_all};
+use scripted::{Outcome, Told, Under, read_all};
 
 use super::*;
 use crate::store::writer::task::MAX_BATCH_ROWS;
