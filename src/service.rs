@@ -9,10 +9,11 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::actors::{Engine, Limits, Parts, Running};
+use crate::actors::{Engine, Parts, Running};
 use crate::cache::{Cache, NoCache, RedisCache};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::delivery::Defaults;
 use crate::http::{self, Api};
 use crate::metrics::Metrics;
 use crate::outbound::client::AttemptClient;
@@ -69,8 +70,8 @@ impl Service {
             client: AttemptClient::new(policy.clone(), config.attempt_timeout)?,
             clock,
             metrics: metrics.clone(),
-            limits: Limits {
-                retry_schedule: config.retry_schedule.clone(),
+            defaults: Defaults {
+                schedule: config.retry_schedule.clone(),
                 attempt_timeout: config.attempt_timeout,
                 retention: config.retention,
             },

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::entry::Entry;
 use super::fan_out::{FanOut, MAX_FAN_OUT};
 use super::janitor::Janitor;
-use super::node::{MAX_ATTEMPTS, Node, Parts};
+use super::node::{MAX_ATTEMPTS, Node, Parts, longest_wait};
 use super::supervisor::{self, Supervisor};
 use crate::cache::{Cache, Change};
 use crate::delivery::{DeliveryId, EventId, Subscription, SubscriptionId, subscribed};
@@ -220,7 +220,7 @@ impl Engine {
     /// Starts delivering, over a store that this process has acquired.
     pub async fn take_over(&self, parts: Parts, recovery: Recovery) -> Result<Running, ractor::SpawnErr> {
         let changes = parts.cache.changes();
-        let latest = parts.clock.steady() + parts.limits.longest_wait();
+        let latest = parts.clock.steady() + longest_wait();
         if let Err(error) = parts.store.bring_retries_forward(latest).await {
             tracing::warn!(%error, "retries that a clock set back has put off could not be looked for");
         }
@@ -274,7 +274,7 @@ impl Engine {
         let payload = node.admit(payload).ok_or(AcceptError::Busy { retry_after_s: RETRY_AFTER_S })?;
         let claim = self.claim(active).await?;
         let scope = || format!("ingest/{id}");
-        let what = What::Delivery { subscription_id: id, event_type, payload };
+        let what = What::Delivery { subscription_id: id, event_type, ordering_key: None, payload };
         match write(node, claim, what, key.map(|key| key.in_scope(scope()))).await? {
             Stored::Delivery(delivery) => Ok(Accepted { outcome: delivery, replayed: false }),
             Stored::Before(outcome) => Ok(Accepted { outcome: DeliveryId(outcome), replayed: true }),

@@ -44,7 +44,7 @@ impl Janitor {
         // The earlier of the two: a clock that was stepped far ahead must not end everything.
         let clock = self.node.parts.clock;
         let now = clock.wall().min(clock.steady());
-        let cutoff = now - self.node.parts.limits.retention;
+        let cutoff = now - self.node.parts.defaults.retention;
         let mut total = store.prepare(now).await?;
         // First the visible failure, then the removal.
         loop {

@@ -15,4 +15,4 @@ mod subscription;
 mod supervisor;
 
 pub use engine::{AcceptError, Accepted, Active, Engine, EngineStatus, NewEvent, Published, RequestKey, Running};
-pub use node::{Limits, Parts};
+pub use node::Parts;

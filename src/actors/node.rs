@@ -12,7 +12,7 @@ use super::entry::Entry;
 use super::fan_out::Matches;
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::delivery::{Delivery, DeliveryId, RetrySchedule, SubscriptionId};
+use crate::delivery::{Defaults, Delivery, DeliveryId, MAX_RETRY_AFTER, MAX_WAIT, SubscriptionId};
 use crate::metrics::Metrics;
 use crate::outbound::client::AttemptClient;
 use crate::store::Store;
@@ -25,25 +25,9 @@ pub const MAX_PAYLOAD_BYTES: usize = 64 * 1024 * 1024;
 /// From here on committed payloads are left to the store, so that the other half stays for new events.
 const SPILL_BYTES: usize = MAX_PAYLOAD_BYTES / 2;
 
-/// Longest `Retry-After` that is honoured: an hour is patience, a day is a receiver that forgot us.
-pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
-
-/// What an operator decides about delivery.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Waits between attempts.
-    pub retry_schedule: RetrySchedule,
-    /// The deadline of a whole attempt, answer included.
-    pub attempt_timeout: Duration,
-    /// How long deliveries and logs are kept.
-    pub retention: Duration,
-}
-
-impl Limits {
-    /// Longer than any wait for a retry that can be meant.
-    pub(super) fn longest_wait(&self) -> Duration {
-        self.retry_schedule.longest().max(MAX_RETRY_AFTER) * 2
-    }
+/// Longer than any wait for a retry that can be meant.
+pub(super) fn longest_wait() -> Duration {
+    MAX_WAIT.max(MAX_RETRY_AFTER) * 2
 }
 
 /// What the engine is made of.
@@ -58,8 +42,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Counts.
     pub metrics: Arc<Metrics>,
-    /// As configured.
-    pub limits: Limits,
+    /// As configured, for subscriptions that say nothing.
+    pub defaults: Defaults,
 }
 
 pub(super) struct Node {

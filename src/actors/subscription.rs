@@ -8,18 +8,16 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::entry::{Config, Entry, PASSIVATE_AFTER};
-use super::node::{MAX_RETRY_AFTER, Node};
+use super::node::Node;
 use super::supervisor;
 use crate::delivery::{
-    Action, AttemptLog, AttemptResult, Delivery, DeliveryId, Input, Limits, MAX_RETRIES_HELD, Machine, Outcome, Retry,
+    Action, AttemptLog, AttemptResult, Delivery, DeliveryId, Input, MAX_RETRIES_HELD, Machine, Outcome, Retry,
     RetryChange, Timestamp,
 };
 use crate::outbound::client::AttemptRequest;
 use crate::store::writer::Record;
-use crate::store::{BacklogPage, Pending, StoreError, SubscriptionChange};
+use crate::store::{BacklogPage, Pending, StoreError, SubscriptionChange, Update};
 
-/// Most attempts of one subscription under way or not yet logged.
-const MAX_IN_FLIGHT: usize = 32;
 /// An actor is not passivated when it has something to do within this time.
 const PASSIVATION_HORIZON: std::time::Duration = std::time::Duration::from_secs(60);
 
@@ -84,14 +82,9 @@ impl Actor for SubscriptionActor {
 
     async fn pre_start(&self, _: ActorRef<Message>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let Arguments { entry, node, supervisor } = arguments;
-        let enabled = entry.config().subscription.disabled.is_none();
-        let limits = Limits {
-            schedule: node.parts.limits.retry_schedule.clone(),
-            max_in_flight: MAX_IN_FLIGHT,
-            max_retry_after: MAX_RETRY_AFTER,
-            retention: node.parts.limits.retention,
-        };
-        let machine = Machine::new(entry.id, limits, enabled);
+        let subscription = entry.config().subscription.clone();
+        let limits = subscription.settings.limits(&node.parts.defaults, subscription.drop_through);
+        let machine = Machine::new(entry.id, limits, subscription.disabled.is_none());
         Ok(State { entry, node, supervisor, machine, tasks: JoinSet::new(), wakeup: None, ended: None })
     }
 
@@ -161,7 +154,11 @@ impl State {
                 self.wakeup = None;
                 Input::Woken
             }
-            Message::Reconfigured => Input::Enabled(self.entry.config().subscription.disabled.is_none()),
+            Message::Reconfigured => {
+                let subscription = &self.entry.config().subscription;
+                let limits = subscription.settings.limits(&self.node.parts.defaults, subscription.drop_through);
+                Input::Configured { enabled: subscription.disabled.is_none(), limits: Box::new(limits) }
+            }
             Message::Deleted => Input::Deleted,
             Message::Drain => Input::Draining,
             Message::Review => {
@@ -175,7 +172,8 @@ impl State {
     fn started(&self, pending: Pending) -> Input {
         let (cursor, behind) = self.entry.start(pending.position);
         let all_retries = pending.retries.len() < MAX_RETRIES_HELD;
-        Input::Started { cursor, behind, retries: pending.retries, all_retries }
+        let failing_since = self.entry.config().subscription.failing_since;
+        Input::Started { cursor, behind, retries: pending.retries, all_retries, failing_since }
     }
 
     fn page(&self, page: Result<BacklogPage, StoreError>) -> Input {
@@ -198,7 +196,9 @@ impl State {
     fn perform(&mut self, action: Action, myself: &ActorRef<Message>) {
         match action {
             Action::Attempt { delivery, number } => self.attempt(delivery, number, myself),
-            Action::Record { id, number, outcome, result, retry } => self.record(id, number, outcome, result, retry),
+            Action::Record { id, number, outcome, result, retry, event_type: _ } => {
+                self.record(id, number, outcome, result, retry)
+            }
             // The node holds as much as it may: no more comes in, except what keeps this subscription going.
             Action::LoadPage { .. } if self.node.must_spill() && self.machine.held_bytes() > 0 => {
                 let _ = myself.cast(Message::Page(Err(StoreError::Unavailable("no memory is left for it".to_owned()))));
@@ -217,10 +217,11 @@ impl State {
                 });
             }
             Action::LoadPayloads(ids) => self.read(myself, move |node| async move {
-                let found = node.parts.store.retry_payloads(&ids).await;
+                let found = node.parts.store.unfinished(&ids).await;
                 Message::Payloads(ids, found)
             }),
             Action::FallBehind => self.entry.fall_behind(),
+            Action::SaveFailing(_) => {}
             Action::Disable(reason) => self.disable(reason, myself),
         }
     }
@@ -243,7 +244,7 @@ impl State {
                 delivery,
                 number,
                 started_at: node.parts.clock.wall(),
-                timeout: node.parts.limits.attempt_timeout,
+                timeout: config.subscription.settings.attempt_timeout(&node.parts.defaults),
             };
             let result = node.parts.client.attempt(request).await;
             let _ = myself.cast(Message::Attempted(Box::new(Attempted { id, number, result, config, permit })));
@@ -279,15 +280,19 @@ impl State {
         self.spawn(myself, move |node, _| async move {
             // Until the store has it: meanwhile this actor makes no attempt, and the producers do not know why.
             while entry.config().subscription.version == version {
-                let change = SubscriptionChange { disabled: Some(Some(reason)), ..SubscriptionChange::default() };
+                let change = SubscriptionChange {
+                    disabled: Some(Some(reason)),
+                    only_version: Some(version),
+                    ..SubscriptionChange::default()
+                };
                 match node.parts.store.update_subscription(id, change, node.parts.clock.wall()).await {
-                    Ok(Some(subscription)) => {
+                    Ok(Update::Done(subscription)) => {
                         let changed = Box::new(subscription.clone());
                         let _ = supervisor.cast(supervisor::Message::Changed(changed, None));
                         node.parts.cache.changed(&subscription).await;
                         return;
                     }
-                    Ok(None) => return,
+                    Ok(Update::Missing | Update::Overtaken) => return,
                     Err(error) => tracing::error!(subscription_id = %id, %error, "could not disable the subscription"),
                 }
                 tokio::time::sleep(STORE_RETRY).await;

@@ -1,21 +1,8 @@
 //! What goes into the delivery machine, and what comes out of it.
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use super::{AttemptResult, Delivery, DeliveryId, DisabledReason, Outcome, Retry, RetrySchedule};
-
-/// What a subscription may do, as far as the machine is concerned.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Waits between attempts.
-    pub schedule: RetrySchedule,
-    /// Most attempts under way or not yet logged.
-    pub max_in_flight: usize,
-    /// Longest `Retry-After` that is honoured.
-    pub max_retry_after: Duration,
-    /// A delivery that is older is the janitor's: no attempt is made any more.
-    pub retention: Duration,
-}
+use super::{AttemptResult, Delivery, DeliveryId, DisabledReason, Limits, Outcome, Retry, Timestamp};
 
 /// What happens to the machine.
 #[derive(Debug)]
@@ -30,6 +17,8 @@ pub enum Input {
         retries: Vec<Retry>,
         /// Whether these are all.
         all_retries: bool,
+        /// Since when every attempt has failed, as it was last saved.
+        failing_since: Option<Timestamp>,
     },
     /// A delivery was committed and comes in memory.
     Accepted(Delivery),
@@ -77,8 +66,13 @@ pub enum Input {
     Recorded(DeliveryId),
     /// The deadline may have passed.
     Woken,
-    /// The subscription was enabled or disabled.
-    Enabled(bool),
+    /// The subscription was changed.
+    Configured {
+        /// Whether it is enabled.
+        enabled: bool,
+        /// What it may do from now on.
+        limits: Box<Limits>,
+    },
     /// The subscription was deleted.
     Deleted,
     /// The process is stopping: start nothing new.
@@ -86,7 +80,7 @@ pub enum Input {
 }
 
 /// What becomes of a delivery's row in `retries` when an attempt is recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RetryChange {
     /// It never had one and needs none.
     None,
@@ -118,6 +112,8 @@ pub enum Action {
         result: AttemptResult,
         /// What becomes of the retry.
         retry: RetryChange,
+        /// As the producer named it: a failure may be announced.
+        event_type: Option<Arc<str>>,
     },
     /// Read untried deliveries above `after`.
     LoadPage {
@@ -132,6 +128,8 @@ pub enum Action {
     LoadPayloads(Vec<DeliveryId>),
     /// Leave new deliveries to the store: those in memory were given back to it.
     FallBehind,
+    /// Save since when every attempt has failed, or that this is over.
+    SaveFailing(Option<Timestamp>),
     /// Disable the subscription.
     Disable(DisabledReason),
 }

@@ -11,8 +11,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::interface::{Action, Input, Limits, RetryChange};
-use super::{AttemptResult, Delivery, DeliveryId, DisabledReason, Outcome, Retry, SubscriptionId, Timestamp};
+use super::interface::{Action, Input, RetryChange};
+use super::{
+    AttemptResult, Delivery, DeliveryId, DisabledReason, Limits, Outcome, Retry, Snapshot, SubscriptionId, Timestamp,
+    Waits,
+};
 
 /// Most deliveries that wait in memory for their first attempt. Deep enough that a fast receiver never waits for a
 /// page, small enough that a thousand stuck subscriptions fit in memory.
@@ -105,7 +108,7 @@ impl Machine {
     /// Takes an input in at `now`. Read the actions afterwards.
     pub fn handle(&mut self, now: Timestamp, input: Input) {
         match input {
-            Input::Started { cursor, behind, retries, all_retries } => {
+            Input::Started { cursor, behind, retries, all_retries, failing_since: _ } => {
                 self.cursor = cursor;
                 self.behind = behind;
                 self.page_loading = false;
@@ -143,7 +146,8 @@ impl Machine {
             Input::NotSent(id) => self.not_sent(now, id),
             Input::Recorded(id) => self.recorded(id),
             Input::Woken => {}
-            Input::Enabled(enabled) => {
+            Input::Configured { enabled, limits } => {
+                self.limits = *limits;
                 self.enabled = enabled;
                 if !enabled {
                     self.shed(now);
@@ -219,6 +223,16 @@ impl Machine {
             && (!self.enabled || !(backlog || soon))
     }
 
+    /// How it is, for operators.
+    pub fn snapshot(&self, _now: Timestamp) -> Option<Snapshot> {
+        None
+    }
+
+    /// What an unfinished delivery waits for.
+    pub fn why(&self, _now: Timestamp, _id: DeliveryId) -> Option<Waits> {
+        None
+    }
+
     /// Whether the subscription is enabled.
     pub fn is_enabled(&self) -> bool {
         self.enabled
@@ -241,7 +255,7 @@ impl Machine {
 
     /// Free places in the window.
     fn room(&self) -> usize {
-        self.limits.max_in_flight.saturating_sub(self.in_flight.len() + self.due.len() + self.loading.len())
+        self.limits.max_concurrency.saturating_sub(self.in_flight.len() + self.due.len() + self.loading.len())
     }
 
     fn take_ready(&mut self, delivery: Delivery) {
@@ -335,7 +349,7 @@ impl Machine {
         } else {
             self.next_attempt(now, id, number, result.retry_after)
         };
-        let outcome = match (result.succeeded(), next) {
+        let outcome = match (result.succeeded(), &next) {
             (true, _) => Outcome::Success,
             (false, Some(_)) => Outcome::FailedAttempt,
             (false, None) => Outcome::Failure,
@@ -345,8 +359,8 @@ impl Machine {
             None if number > 1 => RetryChange::Settle,
             None => RetryChange::None,
         };
-        self.in_flight.insert(id, InFlight { number, bytes, recording: Some(retry) });
-        self.actions.push_back(Action::Record { id, number, outcome, result, retry });
+        self.in_flight.insert(id, InFlight { number, bytes, recording: Some(retry.clone()) });
+        self.actions.push_back(Action::Record { id, number, outcome, result, retry, event_type: None });
         if gone && self.enabled && !self.deleted {
             self.enabled = false;
             self.shed(now);
@@ -363,6 +377,7 @@ impl Machine {
             subscription_id: self.subscription_id,
             attempt_number: number + 1,
             next_attempt_at: now + wait + jitter(id, number, wait),
+            ordering_key: None,
         })
     }
 
@@ -411,7 +426,7 @@ impl Machine {
             return;
         }
         self.load_due(now);
-        while self.in_flight.len() < self.limits.max_in_flight {
+        while self.in_flight.len() < self.limits.max_concurrency {
             // Retries were accepted earlier, and hold their place in the window already.
             let Some((delivery, number)) = self.due.pop_front().or_else(|| self.pop_ready()) else { break };
             if self.has_expired(now, delivery.id) {

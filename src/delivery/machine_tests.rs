@@ -2,6 +2,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::*;
+use crate::delivery::{Defaults, Settings};
 
 const SUBSCRIPTION: SubscriptionId = SubscriptionId(1);
 const WINDOW: usize = 4;
@@ -12,6 +13,7 @@ fn id(n: u128) -> DeliveryId {
 
 fn delivery(n: u128) -> Delivery {
     Delivery {
+        ordering_key: None,
         id: id(n),
         subscription_id: SUBSCRIPTION,
         event_type: None,
@@ -32,6 +34,19 @@ fn answer(status: u16) -> AttemptResult {
 }
 
 /// A machine with its clock and what it asked for, in order.
+fn limits(schedule: &str) -> Limits {
+    let defaults = Defaults {
+        schedule: schedule.parse().expect("a schedule"),
+        attempt_timeout: Duration::from_secs(10),
+        retention: Duration::MAX,
+    };
+    Limits { max_concurrency: WINDOW, ..Settings::default().limits(&defaults, None) }
+}
+
+fn configured(enabled: bool) -> Input {
+    Input::Configured { enabled, limits: Box::new(limits("10s")) }
+}
+
 struct Bench {
     machine: Machine,
     now: Timestamp,
@@ -42,12 +57,7 @@ struct Bench {
 
 impl Bench {
     fn new(schedule: &str) -> Self {
-        let limits = Limits {
-            schedule: schedule.parse().expect("a schedule"),
-            max_in_flight: WINDOW,
-            max_retry_after: Duration::from_secs(3600),
-            retention: Duration::MAX,
-        };
+        let limits = limits(schedule);
         Self {
             machine: Machine::new(SUBSCRIPTION, limits, true),
             now: Timestamp(1_000_000),
@@ -59,7 +69,13 @@ impl Bench {
 
     fn started(schedule: &str) -> Self {
         let mut bench = Self::new(schedule);
-        bench.give(Input::Started { cursor: DeliveryId::MIN, behind: false, retries: vec![], all_retries: true });
+        bench.give(Input::Started {
+            cursor: DeliveryId::MIN,
+            behind: false,
+            retries: vec![],
+            all_retries: true,
+            failing_since: None,
+        });
         bench
     }
 
@@ -218,7 +234,7 @@ fn gone_disables_the_subscription_and_leaves_its_backlog_in_the_store() {
     assert!(bench.machine.is_behind());
 
     bench.others.clear();
-    bench.give(Input::Enabled(true));
+    bench.give(configured(true));
     assert!(matches!(bench.others[..], [Action::LoadPage { after, .. }] if after == id(5).predecessor()));
 }
 
@@ -228,8 +244,8 @@ fn a_page_that_was_asked_for_before_deliveries_were_given_back_does_not_skip_the
     (1..=6).for_each(|n| bench.give(Input::Accepted(delivery(n))));
     bench.give(Input::FellBehind);
     bench.others.clear();
-    bench.give(Input::Enabled(false));
-    bench.give(Input::Enabled(true));
+    bench.give(configured(false));
+    bench.give(configured(true));
     assert!(!bench.machine.wants_page(), "5 and 6 were given back");
     bench.give(Input::Page { deliveries: vec![delivery(7)], caught_up: None });
     let asked: Vec<_> = bench.others.iter().filter(|a| matches!(a, Action::LoadPage { .. })).collect();
@@ -244,7 +260,7 @@ fn a_deleted_subscription_finishes_what_is_under_way_and_starts_nothing() {
     (1..=4).for_each(|n| bench.finish(n, 500));
     assert_eq!(bench.attempts.len(), WINDOW);
     assert!(
-        bench.records.iter().all(|(.., outcome, retry)| (*outcome, *retry) == (Outcome::Failure, RetryChange::None))
+        bench.records.iter().all(|(.., outcome, retry)| (*outcome, retry) == (Outcome::Failure, &RetryChange::None))
     );
     assert!(!bench.machine.is_busy());
     assert_eq!(bench.machine.deadline(), None);
@@ -290,6 +306,7 @@ fn retries_beyond_what_is_held_are_read_again_and_none_is_lost() {
         subscription_id: SUBSCRIPTION,
         attempt_number: 2,
         next_attempt_at: bench.now,
+        ordering_key: None,
     });
     let left: Vec<_> = left.collect();
     assert_eq!(left.len(), 8);
@@ -313,7 +330,7 @@ fn a_retry_that_ended_elsewhere_is_dropped() {
 #[test]
 fn a_store_that_cannot_answer_is_asked_again_later() {
     let mut bench = Bench::new("10s");
-    bench.give(Input::Started { cursor: id(1), behind: true, retries: vec![], all_retries: true });
+    bench.give(Input::Started { cursor: id(1), behind: true, retries: vec![], all_retries: true, failing_since: None });
     assert!(matches!(bench.others.pop(), Some(Action::LoadPage { .. })));
     bench.give(Input::PageUnavailable);
     assert!(bench.others.is_empty(), "not at once");
@@ -329,8 +346,15 @@ fn a_clock_that_was_set_back_between_runs_does_not_stall_retries() {
         subscription_id: SUBSCRIPTION,
         attempt_number: 2,
         next_attempt_at: bench.now + Duration::from_secs(7 * 24 * 3600),
+        ordering_key: None,
     };
-    bench.give(Input::Started { cursor: id(1), behind: false, retries: vec![an_hour_ahead], all_retries: true });
+    bench.give(Input::Started {
+        cursor: id(1),
+        behind: false,
+        retries: vec![an_hour_ahead],
+        all_retries: true,
+        failing_since: None,
+    });
     let wait = bench.machine.deadline().expect("a retry").since(bench.now);
     assert!(wait <= Duration::from_secs(3600) * 11 / 10, "waits {wait:?}");
 }
@@ -379,11 +403,11 @@ fn payloads_that_arrive_after_a_disable_are_not_kept_in_memory() {
     bench.finish(1, 500);
     bench.now = bench.now + Duration::from_secs(20);
     bench.give(Input::Woken);
-    bench.give(Input::Enabled(false));
+    bench.give(configured(false));
     bench.give(Input::Payloads { asked: vec![id(1)], found: vec![delivery(1)] });
     assert_eq!(bench.machine.held_bytes(), 0);
     assert!(bench.machine.is_idle(Timestamp::MAX));
-    bench.give(Input::Enabled(true));
+    bench.give(configured(true));
     bench.answer_loads();
     assert_eq!(bench.attempts.last().map(|(id, number, _)| (*id, *number)), Some((id(1), 2)));
 }
@@ -392,12 +416,12 @@ fn payloads_that_arrive_after_a_disable_are_not_kept_in_memory() {
 fn attempts_that_were_not_made_are_given_back_and_made_in_order_later() {
     let mut bench = Bench::started("10s");
     (1..=3).for_each(|n| bench.give(Input::Accepted(delivery(n))));
-    bench.give(Input::Enabled(false));
+    bench.give(configured(false));
     bench.give(Input::NotSent(id(1)));
     bench.give(Input::NotSent(id(3)));
     assert_eq!(bench.machine.tried_through(), id(1).predecessor());
     bench.others.clear();
-    bench.give(Input::Enabled(true));
+    bench.give(configured(true));
     assert!(bench.others.is_empty(), "2 is under way above the cursor: read now, it would be made twice");
     bench.finish(2, 200);
     assert!(matches!(bench.others[..], [Action::LoadPage { after, .. }] if after == id(1).predecessor()));
@@ -420,7 +444,13 @@ fn a_410_to_a_configuration_that_was_replaced_is_a_failure_like_any_other() {
 fn what_outlived_its_retention_ends_visibly_and_is_not_sent() {
     let mut bench = Bench::new("10s");
     bench.machine.limits.retention = Duration::from_secs(1);
-    bench.give(Input::Started { cursor: DeliveryId::MIN, behind: false, retries: vec![], all_retries: true });
+    bench.give(Input::Started {
+        cursor: DeliveryId::MIN,
+        behind: false,
+        retries: vec![],
+        all_retries: true,
+        failing_since: None,
+    });
     bench.give(Input::Accepted(delivery(1)));
     assert_eq!(bench.attempts.len(), 0);
     assert_eq!(bench.records, [(id(1), 1, Outcome::Failure, RetryChange::None)]);
@@ -433,7 +463,13 @@ fn what_outlived_its_retention_ends_visibly_and_is_not_sent() {
 fn a_receiver_of_large_bodies_holds_a_bounded_part_of_the_memory() {
     let large = |n| Delivery { payload: Bytes::from(vec![b' '; 1024 * 1024]), ..delivery(n) };
     let mut bench = Bench::new("10s");
-    bench.give(Input::Started { cursor: DeliveryId::MIN, behind: true, retries: vec![], all_retries: true });
+    bench.give(Input::Started {
+        cursor: DeliveryId::MIN,
+        behind: true,
+        retries: vec![],
+        all_retries: true,
+        failing_since: None,
+    });
     let mut n = 0;
     while let Some(Action::LoadPage { .. }) = bench.others.pop() {
         n += 1;

@@ -5,13 +5,17 @@ mod event_type;
 mod interface;
 mod machine;
 mod schedule;
+mod settings;
+mod snapshot;
 mod state;
 mod types;
 
 pub use event_type::{
     EventTypePattern, InvalidEventType, MAX_EVENT_TYPE_CHARS, check_event_type, matching_patterns, subscribed,
 };
-pub use interface::{Action, Input, Limits, RetryChange};
+pub use interface::{Action, Input, RetryChange};
 pub use machine::{MAX_HELD_BYTES, MAX_READY, MAX_RETRIES_HELD, Machine};
-pub use schedule::RetrySchedule;
+pub use schedule::{MAX_WAIT, RetrySchedule};
+pub use settings::*;
+pub use snapshot::{BreakerState, LastFailure, Snapshot, Waits};
 pub use types::*;

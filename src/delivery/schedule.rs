@@ -25,6 +25,11 @@ impl RetrySchedule {
         self.0.get(usize::try_from(attempt).ok()?.checked_sub(1)?).copied()
     }
 
+    /// A schedule of waits in seconds, which were checked when they came in.
+    pub fn of_s(waits: &[u64]) -> Self {
+        Self(waits.iter().copied().map(Duration::from_secs).collect())
+    }
+
     /// The longest wait in it; zero when it is empty.
     pub fn longest(&self) -> Duration {
         self.0.iter().max().copied().unwrap_or_default()

@@ -11,6 +11,8 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::settings::Settings;
+
 /// Milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -159,6 +161,12 @@ pub struct Subscription {
     pub secret: Option<SecretString>,
     /// Why deliveries are held back; `None` while the subscription is enabled.
     pub disabled: Option<DisabledReason>,
+    /// How it is delivered to.
+    pub settings: Arc<Settings>,
+    /// Deliveries up to this one were given up by hand, when it was last enabled.
+    pub drop_through: Option<DeliveryId>,
+    /// Since when every attempt has failed, by the wall clock. Saved lazily.
+    pub failing_since: Option<Timestamp>,
     /// Raised by every change: the newer of two copies is the one with the higher version.
     pub version: i64,
     /// When it was created.
@@ -175,6 +183,10 @@ pub use super::event_type::EventTypePattern;
 pub enum DisabledReason {
     /// The receiver answered 410 Gone.
     Gone,
+    /// Every attempt had failed for as long as the subscription allows.
+    Failing,
+    /// Somebody disabled it.
+    ByHand,
 }
 
 impl DisabledReason {
@@ -182,6 +194,8 @@ impl DisabledReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Gone => "gone",
+            Self::Failing => "failing",
+            Self::ByHand => "by_hand",
         }
     }
 }
@@ -191,6 +205,8 @@ impl FromStr for DisabledReason {
     fn from_str(word: &str) -> Result<Self, String> {
         match word {
             "gone" => Ok(Self::Gone),
+            "failing" => Ok(Self::Failing),
+            "by_hand" => Ok(Self::ByHand),
             other => Err(format!("unknown reason for a disabled subscription: {other:?}")),
         }
     }
@@ -207,8 +223,11 @@ pub struct Delivery {
     pub event_type: Option<Arc<str>>,
     /// The body, byte for byte as it was received.
     pub payload: Bytes,
-    /// The event that it came from by fan-out, if it did. The payload is then stored with the event and not here.
+    /// The event that it came from by fan-out, if it did. The payload and the ordering key are then stored with the event
+    /// and not here.
     pub event_id: Option<EventId>,
+    /// What it must keep its order with, for subscriptions that ask for that.
+    pub ordering_key: Option<Arc<str>>,
 }
 
 /// How one attempt ended, in the words of the log.
@@ -300,7 +319,7 @@ pub struct AttemptLog {
 }
 
 /// A delivery that failed and waits for its next attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retry {
     /// The delivery to attempt again.
     pub delivery_id: DeliveryId,
@@ -310,6 +329,8 @@ pub struct Retry {
     pub attempt_number: u32,
     /// Not before this.
     pub next_attempt_at: Timestamp,
+    /// The delivery's ordering key. Not stored with the retry, but read with it.
+    pub ordering_key: Option<Arc<str>>,
 }
 
 /// Where a delivery stands.
@@ -327,3 +348,24 @@ pub enum DeliveryState {
     /// Its subscription was deleted before it was received.
     Cancelled,
 }
+
+/// A subscription was enabled or disabled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateChange {
+    /// Given by the store, rising.
+    pub id: i64,
+    /// Whose.
+    pub subscription_id: SubscriptionId,
+    /// Its tenant.
+    pub tenant: Arc<str>,
+    /// When.
+    pub at: Timestamp,
+    /// Why it is disabled from then on; `None` when it was enabled.
+    pub disabled: Option<DisabledReason>,
+    /// In words, for people.
+    pub detail: Option<String>,
+}
+
+/// Event types that start with this are Hookpost's own: no producer may send them, and only a subscription that names them
+/// gets them.
+pub const OWN_EVENTS: &str = "hookpost.";

@@ -98,7 +98,7 @@ struct Delivery {
 impl From<&EventDelivery> for Delivery {
     fn from(delivery: &EventDelivery) -> Self {
         let state = DeliveryState::of(delivery.last_outcome, delivery.subscription_exists);
-        let next = delivery.retry.filter(|_| state == DeliveryState::Retrying);
+        let next = delivery.retry.as_ref().filter(|_| state == DeliveryState::Retrying);
         Self {
             delivery_id: delivery.id,
             subscription_id: delivery.subscription_id,
@@ -131,7 +131,7 @@ mod tests {
     fn delivery(last_outcome: Option<Outcome>, subscription_exists: bool) -> EventDelivery {
         let (id, subscription_id) = (DeliveryId::floor_at(Timestamp(1_700_000_000_000)), SubscriptionId(1));
         let next_attempt_at = Timestamp(1_700_000_010_000);
-        let retry = Retry { delivery_id: id, subscription_id, attempt_number: 2, next_attempt_at };
+        let retry = Retry { delivery_id: id, subscription_id, attempt_number: 2, next_attempt_at, ordering_key: None };
         EventDelivery { id, subscription_id, last_outcome, retry: Some(retry), subscription_exists }
     }
 

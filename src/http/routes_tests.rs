@@ -14,7 +14,7 @@ use crate::cache::NoCache;
 use crate::delivery::{AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, Subscription, Timestamp};
 use crate::store::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, NewSubscription, Pending,
-    Recovery, Result, StoreError, SubscriptionChange,
+    Recovery, Result, StoreError, SubscriptionChange, Update,
 };
 
 /// A store out of reach.
@@ -51,14 +51,14 @@ away! {
     create_subscription(NewSubscription, Timestamp) -> Subscription;
     subscription(SubscriptionId) -> Option<Subscription>;
     subscriptions(Option<SubscriptionId>, usize) -> Vec<Subscription>;
-    update_subscription(SubscriptionId, SubscriptionChange, Timestamp) -> Option<Subscription>;
+    update_subscription(SubscriptionId, SubscriptionChange, Timestamp) -> Update;
     delete_subscription(SubscriptionId) -> bool;
     subscription_versions(&[SubscriptionId]) -> Vec<(SubscriptionId, i64)>;
     recovery() -> Recovery;
     pending(SubscriptionId, usize) -> Pending;
     backlog_page(SubscriptionId, DeliveryId, usize, usize) -> BacklogPage;
     retries(SubscriptionId, usize) -> Vec<Retry>;
-    retry_payloads(&[DeliveryId]) -> Vec<Delivery>;
+    unfinished(&[DeliveryId]) -> Vec<Delivery>;
     subscriptions_due(Timestamp, usize) -> Vec<SubscriptionId>;
     subscriptions_behind(usize) -> Vec<SubscriptionId>;
     bring_retries_forward(Timestamp) -> u64;

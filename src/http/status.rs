@@ -45,7 +45,7 @@ impl<'a> From<&'a DeliveryRecord> for Shown<'a> {
     fn from(record: &'a DeliveryRecord) -> Self {
         let last = record.attempts.last().map(|attempt| attempt.outcome);
         let state = DeliveryState::of(last, record.subscription_exists);
-        let next = record.retry.filter(|_| state == DeliveryState::Retrying);
+        let next = record.retry.as_ref().filter(|_| state == DeliveryState::Retrying);
         Self {
             delivery_id: record.id,
             subscription_id: record.subscription_id,
@@ -127,7 +127,7 @@ mod tests {
             response_body: None,
         };
         let next_attempt_at = Timestamp(1_700_000_010_000);
-        let retry = Retry { delivery_id: id, subscription_id, attempt_number: 2, next_attempt_at };
+        let retry = Retry { delivery_id: id, subscription_id, attempt_number: 2, next_attempt_at, ordering_key: None };
         DeliveryRecord {
             event_id: None,
             id,

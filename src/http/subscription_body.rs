@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::problem::{FieldError, Kind, Problem, quoted, shortened};
 use super::tenant;
-use crate::delivery::{DEFAULT_TENANT, EventTypePattern};
+use crate::delivery::{DEFAULT_TENANT, EventTypePattern, Settings};
 use crate::outbound::guard::TargetRefused;
 use crate::store::{NewSubscription, SubscriptionChange};
 
@@ -49,6 +49,7 @@ pub(super) fn new_subscription(body: &[u8], check_url: CheckUrl<'_>) -> Result<N
         target_url: fields.target_url.unwrap_or_default(),
         event_types: fields.event_types.unwrap_or_default(),
         secret: fields.secret.flatten(),
+        settings: Settings::default(),
     })
 }
 
@@ -60,7 +61,7 @@ pub(super) fn change(body: &[u8], check_url: CheckUrl<'_>) -> Result<Subscriptio
     }
     refuse_if_any(errors)?;
     let Fields { target_url, event_types, secret, .. } = fields;
-    Ok(SubscriptionChange { target_url, event_types, secret, disabled: Some(None) })
+    Ok(SubscriptionChange { target_url, event_types, secret, disabled: Some(None), ..SubscriptionChange::default() })
 }
 
 fn refuse_if_any(errors: Vec<FieldError>) -> Result<(), Problem> {

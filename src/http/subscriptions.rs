@@ -110,7 +110,7 @@ async fn replace<B: Buf>(
     let change = change(&body, &|url| http.api.policy.check_url(url))?;
     let changed = to_the_end(async move {
         let changed = http.api.store.update_subscription(id, change, http.api.clock.wall()).await?;
-        let changed = changed.ok_or_else(|| not_found(id))?;
+        let changed = changed.done().ok_or_else(|| not_found(id))?;
         // Before the answer: what is ingested after it must see the change.
         http.api.engine.subscription_changed(changed.clone()).await;
         Ok(changed)
@@ -167,6 +167,9 @@ mod tests {
             event_types: vec!["order.*".parse().unwrap()],
             secret: Some("hunter2".to_owned().into()),
             disabled: None,
+            settings: std::sync::Arc::default(),
+            drop_through: None,
+            failing_since: None,
             version: 3,
             created_at: Timestamp(1_700_000_000_000),
             updated_at: Timestamp(1_700_000_000_001),

@@ -56,6 +56,7 @@ async fn deliver(addr: SocketAddr, secret: Option<&str>, number: u32) -> Attempt
     let target = Target::new(&format!("http://{addr}/"));
     let keys = secret.map(|secret| SigningKeys::new(&SecretString::from(secret)));
     let delivery = Delivery {
+        ordering_key: None,
         event_id: None,
         id: DeliveryId::MIN,
         subscription_id: SubscriptionId(1),

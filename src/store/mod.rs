@@ -18,8 +18,8 @@ use secrecy::SecretString;
 use uuid::Uuid;
 
 use crate::delivery::{
-    AttemptLog, Delivery, DeliveryId, DisabledReason, Event, EventId, EventTypePattern, Outcome, Retry, Subscription,
-    SubscriptionId, Timestamp,
+    AttemptLog, Delivery, DeliveryId, DisabledReason, Event, EventId, EventTypePattern, Outcome, Retry, Settings,
+    StateChange, Subscription, SubscriptionId, Timestamp,
 };
 
 pub use postgres::{InvalidDatabaseUrl, PostgresStore};
@@ -63,6 +63,8 @@ pub struct NewSubscription {
     pub secret: Option<SecretString>,
     /// Whose it is. Never changes.
     pub tenant: String,
+    /// How it is delivered to; checked.
+    pub settings: Settings,
 }
 
 /// What an update replaces. `None` leaves a field as it is.
@@ -74,8 +76,38 @@ pub struct SubscriptionChange {
     pub event_types: Option<Vec<EventTypePattern>>,
     /// `Some(None)` takes the secret away.
     pub secret: Option<Option<SecretString>>,
-    /// `Some(None)` enables it again.
+    /// `Some(None)` enables it again. A change that makes a difference leaves a [`StateChange`].
     pub disabled: Option<Option<DisabledReason>>,
+    /// Why, in words, for the [`StateChange`].
+    pub detail: Option<String>,
+    /// All of them, checked.
+    pub settings: Option<Settings>,
+    /// Gives up what has been accepted so far: `drop_through` becomes the highest id that can have been given by now, and
+    /// all its retries become due, so that they end at once.
+    pub drop_backlog: bool,
+    /// Only if it still has this version: what the change was made from has not changed meanwhile.
+    pub only_version: Option<i64>,
+}
+
+/// What became of an update.
+#[derive(Clone, Debug)]
+pub enum Update {
+    /// It is now like this.
+    Done(Subscription),
+    /// There is no such subscription.
+    Missing,
+    /// It has another version than the one asked for; nothing was changed.
+    Overtaken,
+}
+
+impl Update {
+    /// The subscription, if it was changed.
+    pub fn done(self) -> Option<Subscription> {
+        match self {
+            Self::Done(subscription) => Some(subscription),
+            Self::Missing | Self::Overtaken => None,
+        }
+    }
 }
 
 /// One commit. Appends in the common case; the other tables change only for deliveries that failed.
@@ -249,13 +281,13 @@ pub trait Store: Send + Sync + 'static {
     async fn subscription(&self, id: SubscriptionId) -> Result<Option<Subscription>>;
     /// Up to `limit` subscriptions with ids above `after`, by id.
     async fn subscriptions(&self, after: Option<SubscriptionId>, limit: usize) -> Result<Vec<Subscription>>;
-    /// Changes it and raises its version; `None` when it does not exist.
+    /// Changes it and raises its version, and leaves a [`StateChange`] if that enables or disables it; one transaction.
     async fn update_subscription(
         &self,
         id: SubscriptionId,
         change: SubscriptionChange,
         now: Timestamp,
-    ) -> Result<Option<Subscription>>;
+    ) -> Result<Update>;
     /// Deletes it with its retries and its position; deliveries and logs stay until retention takes them.
     async fn delete_subscription(&self, id: SubscriptionId) -> Result<bool>;
     /// The versions of those that exist, in no particular order.
@@ -276,8 +308,8 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<BacklogPage>;
     /// The subscription's first `limit` retries by (`next_attempt_at`, delivery).
     async fn retries(&self, id: SubscriptionId, limit: usize) -> Result<Vec<Retry>>;
-    /// Those of these deliveries that are still to be retried, with their payloads. Order is not kept.
-    async fn retry_payloads(&self, ids: &[DeliveryId]) -> Result<Vec<Delivery>>;
+    /// Those of these deliveries that are unfinished (untried, or to be retried), with their payloads. Order is not kept.
+    async fn unfinished(&self, ids: &[DeliveryId]) -> Result<Vec<Delivery>>;
     /// Up to `limit` subscriptions that have a retry due before `before`, those with the earliest first.
     async fn subscriptions_due(&self, before: Timestamp, limit: usize) -> Result<Vec<SubscriptionId>>;
 
@@ -301,6 +333,34 @@ pub trait Store: Send + Sync + 'static {
 
     /// Deletes up to `limit` idempotency keys that were accepted before `cutoff`.
     async fn prune_keys(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts>;
+
+    /// Saves since when every attempt to the subscription has failed. Not a new version: nobody else has to know.
+    async fn save_failing(&self, _id: SubscriptionId, _since: Option<Timestamp>) -> Result<()> {
+        Err(StoreError::Rejected("not built yet".to_owned()))
+    }
+    /// How many deliveries of the subscription are unfinished: those above `after` that no log row mentions, and its retries.
+    /// Counts no further than `cap`.
+    async fn backlog(&self, _id: SubscriptionId, _after: DeliveryId, _cap: u64) -> Result<u64> {
+        Err(StoreError::Rejected("not built yet".to_owned()))
+    }
+    /// Up to `limit` records of the subscription's being enabled and disabled with ids below `before`, newest first. They
+    /// stay as long as the subscription.
+    async fn state_changes(
+        &self,
+        _id: SubscriptionId,
+        _before: Option<i64>,
+        _limit: usize,
+    ) -> Result<Vec<StateChange>> {
+        Err(StoreError::Rejected("not built yet".to_owned()))
+    }
+    /// Up to `limit` records that were not announced yet, oldest first.
+    async fn unannounced(&self, _limit: usize) -> Result<Vec<StateChange>> {
+        Err(StoreError::Rejected("not built yet".to_owned()))
+    }
+    /// These were announced.
+    async fn announced(&self, _ids: &[i64]) -> Result<()> {
+        Err(StoreError::Rejected("not built yet".to_owned()))
+    }
 
     /// Closes connections and files. Nothing may be called after it.
     async fn close(&self);

@@ -131,6 +131,7 @@ pub async fn create(store: &Arc<dyn Store>, target_url: &str) -> Subscription {
         event_types: vec![],
         secret: None,
         tenant: DEFAULT_TENANT.to_owned(),
+        settings: hookpost::delivery::Settings::default(),
     };
     store.create_subscription(new, T0).await.unwrap()
 }

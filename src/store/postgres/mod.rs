@@ -36,7 +36,7 @@ use self::owner::{COMMIT_DEADLINE, Owner};
 use self::partitions::Cell;
 use super::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, NewSubscription, Pending,
-    Recovery, Result, Store, StoreError, SubscriptionChange,
+    Recovery, Result, Store, StoreError, SubscriptionChange, Update,
 };
 use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, Subscription, SubscriptionId, Timestamp,
@@ -207,8 +207,8 @@ impl Store for PostgresStore {
         id: SubscriptionId,
         change: SubscriptionChange,
         now: Timestamp,
-    ) -> Result<Option<Subscription>> {
-        self.change_subscription(id, change, now).await
+    ) -> Result<Update> {
+        Ok(self.change_subscription(id, change, now).await?.map_or(Update::Missing, Update::Done))
     }
 
     async fn delete_subscription(&self, id: SubscriptionId) -> Result<bool> {
@@ -242,8 +242,8 @@ impl Store for PostgresStore {
         self.read_retries(id, limit).await
     }
 
-    async fn retry_payloads(&self, ids: &[DeliveryId]) -> Result<Vec<Delivery>> {
-        self.read_retry_payloads(ids).await
+    async fn unfinished(&self, ids: &[DeliveryId]) -> Result<Vec<Delivery>> {
+        self.read_unfinished(ids).await
     }
 
     async fn subscriptions_due(&self, before: Timestamp, limit: usize) -> Result<Vec<SubscriptionId>> {

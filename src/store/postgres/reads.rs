@@ -80,7 +80,7 @@ impl PostgresStore {
         self.rows(&sql, &[&id.0, &limit_of(limit)]).await?.iter().map(rows::retry).collect()
     }
 
-    pub(super) async fn read_retry_payloads(&self, ids: &[DeliveryId]) -> Result<Vec<Delivery>> {
+    pub(super) async fn read_unfinished(&self, ids: &[DeliveryId]) -> Result<Vec<Delivery>> {
         // The condition on the deliveries' own ids is what leaves out all partitions but theirs.
         const SQL: &str = "SELECT d.id, d.subscription_id, d.event_type, d.event_id,
                  coalesce(d.payload, (SELECT e.payload FROM events e WHERE e.id = d.event_id)) AS payload

@@ -50,6 +50,9 @@ pub(super) fn subscription(row: &Row) -> Result<Subscription> {
         event_types: event_types.iter().map(parse).collect::<Result<_>>()?,
         secret: get::<Option<String>>(row, "secret")?.map(Into::into),
         disabled: disabled.map(|word| word.parse().map_err(StoreError::Corrupt)).transpose()?,
+        settings: std::sync::Arc::default(),
+        drop_through: None,
+        failing_since: None,
         version: get(row, "version")?,
         created_at: Timestamp(get(row, "created_at")?),
         updated_at: Timestamp(get(row, "updated_at")?),
@@ -63,6 +66,7 @@ pub(super) fn delivery(row: &Row, subscription_id: SubscriptionId) -> Result<Del
         event_type: shared(get(row, "event_type")?),
         payload: Bytes::from(get::<Vec<u8>>(row, "payload")?),
         event_id: get::<Option<Uuid>>(row, "event_id")?.map(EventId),
+        ordering_key: None,
     })
 }
 
@@ -72,6 +76,7 @@ pub(super) fn retry(row: &Row) -> Result<Retry> {
         subscription_id: SubscriptionId(get(row, "subscription_id")?),
         attempt_number: count(row, "attempt_number")?,
         next_attempt_at: Timestamp(get(row, "next_attempt_at")?),
+        ordering_key: None,
     })
 }
 

@@ -92,7 +92,13 @@ fn event_delivery(row: &Row<'_>) -> rusqlite::Result<EventDelivery> {
     let (delivery_id, subscription_id) = (rows::delivery_id(row, 0)?, rows::subscription_id(row, 1)?);
     let retry = |attempt_number| {
         let next_attempt_at = Timestamp(row.get(5)?);
-        Ok::<_, rusqlite::Error>(Retry { delivery_id, subscription_id, attempt_number, next_attempt_at })
+        Ok::<_, rusqlite::Error>(Retry {
+            delivery_id,
+            subscription_id,
+            attempt_number,
+            next_attempt_at,
+            ordering_key: None,
+        })
     };
     Ok(EventDelivery {
         id: delivery_id,

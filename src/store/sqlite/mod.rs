@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use super::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, NewSubscription, Pending,
-    Recovery, Result, Store, StoreError, SubscriptionChange,
+    Recovery, Result, Store, StoreError, SubscriptionChange, Update,
 };
 use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, Subscription, SubscriptionId, Timestamp,
@@ -184,8 +184,9 @@ impl Store for SqliteStore {
         id: SubscriptionId,
         change: SubscriptionChange,
         now: Timestamp,
-    ) -> Result<Option<Subscription>> {
-        self.write(move |connection| subscriptions::update(connection, id, &change, now)).await
+    ) -> Result<Update> {
+        let changed = self.write(move |connection| subscriptions::update(connection, id, &change, now)).await?;
+        Ok(changed.map_or(Update::Missing, Update::Done))
     }
 
     async fn delete_subscription(&self, id: SubscriptionId) -> Result<bool> {
@@ -219,9 +220,9 @@ impl Store for SqliteStore {
         self.read(move |connection| reads::retries(connection, id, limit)).await
     }
 
-    async fn retry_payloads(&self, ids: &[DeliveryId]) -> Result<Vec<Delivery>> {
+    async fn unfinished(&self, ids: &[DeliveryId]) -> Result<Vec<Delivery>> {
         let ids = ids.to_vec();
-        self.read(move |connection| reads::retry_payloads(connection, &ids)).await
+        self.read(move |connection| reads::unfinished(connection, &ids)).await
     }
 
     async fn subscriptions_due(&self, before: Timestamp, limit: usize) -> Result<Vec<SubscriptionId>> {

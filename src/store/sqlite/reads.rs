@@ -102,7 +102,7 @@ pub(super) fn retry_payload_sql() -> String {
     format!("{SELECT_DELIVERY} WHERE d.id = ?1 AND EXISTS (SELECT 1 FROM retries WHERE delivery_id = ?1)")
 }
 
-pub(super) fn retry_payloads(connection: &mut Connection, ids: &[DeliveryId]) -> Result<Vec<Delivery>> {
+pub(super) fn unfinished(connection: &mut Connection, ids: &[DeliveryId]) -> Result<Vec<Delivery>> {
     let mut statement = connection.prepare_cached(&retry_payload_sql())?;
     let mut found = Vec::new();
     for id in ids {

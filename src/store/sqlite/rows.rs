@@ -54,6 +54,7 @@ pub(super) fn delivery(row: &Row<'_>) -> Read<Delivery> {
         event_type: row.get(2)?,
         payload: Bytes::from(row.get::<_, Vec<u8>>(3)?),
         event_id: event_id(row, 4)?,
+        ordering_key: None,
     })
 }
 
@@ -84,6 +85,7 @@ pub(super) fn retry(row: &Row<'_>) -> Read<Retry> {
         subscription_id: subscription_id(row, 1)?,
         attempt_number: row.get(2)?,
         next_attempt_at: Timestamp(row.get(3)?),
+        ordering_key: None,
     })
 }
 
@@ -96,6 +98,9 @@ pub(super) fn subscription(row: &Row<'_>) -> Read<Subscription> {
         event_types: patterns(&row.get::<_, Arc<str>>(2)?)?,
         secret: row.get::<_, Option<String>>(3)?.map(Into::into),
         disabled: disabled.map(|word| word.parse().map_err(|error: String| unreadable(4, error))).transpose()?,
+        settings: std::sync::Arc::default(),
+        drop_through: None,
+        failing_since: None,
         version: row.get(5)?,
         created_at: Timestamp(row.get(6)?),
         updated_at: Timestamp(row.get(7)?),

@@ -13,6 +13,7 @@ const T0: Timestamp = Timestamp(1_750_000_000_000);
 
 fn batch(payload_bytes: usize) -> Batch {
     let delivery = |n: u8| Delivery {
+        ordering_key: None,
         event_id: None,
         id: DeliveryId(Builder::from_unix_timestamp_millis(T0.0.unsigned_abs(), &[n; 10]).into_uuid()),
         subscription_id: SubscriptionId(1),

@@ -108,6 +108,8 @@ pub enum What {
         subscription_id: SubscriptionId,
         /// As the producer named it.
         event_type: Option<Arc<str>>,
+        /// For subscriptions that want order by key.
+        ordering_key: Option<Arc<str>>,
         /// The body.
         payload: Bytes,
     },

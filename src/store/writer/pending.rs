@@ -82,9 +82,16 @@ impl Pending {
         let Submission { claim, what, key, reply } = submission;
         let before = self.batch.deliveries.len();
         let (event, outcome) = match what {
-            What::Delivery { subscription_id, event_type, payload } => {
+            What::Delivery { subscription_id, event_type, ordering_key, payload } => {
                 let id = DeliveryId(next_id());
-                self.batch.deliveries.push(Delivery { id, subscription_id, event_type, payload, event_id: None });
+                self.batch.deliveries.push(Delivery {
+                    id,
+                    subscription_id,
+                    event_type,
+                    payload,
+                    event_id: None,
+                    ordering_key,
+                });
                 (None, id.0)
             }
             What::Event { tenant, event_type, ordering_key, payload, subscriptions } => {
@@ -96,6 +103,7 @@ impl Pending {
                     event_type: Some(event_type.clone()),
                     payload: payload.clone(),
                     event_id: Some(id),
+                    ordering_key: ordering_key.clone(),
                 }));
                 self.batch.events.push(Event { id, tenant, event_type, ordering_key, payload, deliveries });
                 (Some(id), id.0)

@@ -46,7 +46,7 @@ async fn payload_survives(backend: &Backend, bytes: Vec<u8>) {
     assert!(page.deliveries[0].payload == written.payload, "the backlog's payload differs");
 
     commit(&store, Batch { retries: vec![retry(&written, 2, 10)], ..Batch::default() }).await;
-    let again = store.retry_payloads(&[written.id]).await.unwrap();
+    let again = store.unfinished(&[written.id]).await.unwrap();
     assert!(again[0].payload == written.payload, "the retry's payload differs");
 }
 

@@ -98,7 +98,7 @@ pub async fn every_delivery_reads_back_the_payload_byte_for_byte(backend: &Backe
 
     let retries = batch.deliveries.iter().map(|delivery| retry(delivery, 2, 500)).collect();
     commit(&store, Batch { retries, ..Batch::default() }).await;
-    let again = store.retry_payloads(&batch.deliveries.iter().map(|d| d.id).collect::<Vec<_>>()).await.unwrap();
+    let again = store.unfinished(&batch.deliveries.iter().map(|d| d.id).collect::<Vec<_>>()).await.unwrap();
     assert_eq!(again.len(), 2);
     again.iter().for_each(|delivery| assert_is_of(delivery, &sent));
 }

@@ -161,7 +161,7 @@ pub async fn pruning_leaves_what_is_unfinished(backend: &Backend) {
     commit(&store, delivered([done])).await;
     prune_all(&store, LIMIT).await;
     assert_eq!(backlog(&store, sub).await, [untried.id]);
-    assert_eq!(store.retry_payloads(&[failing.id]).await.unwrap().len(), 1);
+    assert_eq!(store.unfinished(&[failing.id]).await.unwrap().len(), 1);
     assert_eq!(attempts(&store, failing.id).await.len(), 1, "else it would count as untried");
 }
 
@@ -243,7 +243,7 @@ pub async fn pruning_leaves_the_event_of_an_unfinished_delivery(backend: &Backen
     commit(&store, fanned_out(&waiting, &[untried])).await;
     prune_all(&store, LIMIT).await;
     assert_eq!(store.stored_events(&[tried.id, waiting.id]).await.unwrap(), [tried.id, waiting.id]);
-    assert_eq!(store.retry_payloads(&[failed.id]).await.unwrap()[0].payload, tried.payload);
+    assert_eq!(store.unfinished(&[failed.id]).await.unwrap()[0].payload, tried.payload);
     let page = store.backlog_page(untried, DeliveryId::MIN, 10, usize::MAX).await.unwrap();
     assert_eq!(page.deliveries[0].payload, waiting.payload);
 }

@@ -18,6 +18,7 @@ async fn subscribe_to(store: &Arc<dyn Store>, tenant: &str, event_types: &[&str]
         event_types: patterns(event_types),
         secret: None,
         tenant: tenant.to_owned(),
+        settings: hookpost::delivery::Settings::default(),
     };
     store.create_subscription(new, T0).await.unwrap().id
 }
@@ -27,7 +28,7 @@ async fn matching(store: &Arc<dyn Store>, event_type: &str) -> Vec<SubscriptionI
 }
 
 async fn change(store: &Arc<dyn Store>, id: SubscriptionId, change: SubscriptionChange) {
-    store.update_subscription(id, change, T0).await.unwrap().unwrap();
+    store.update_subscription(id, change, T0).await.unwrap().done().unwrap();
 }
 
 pub async fn an_exact_pattern_matches_its_type_only(backend: &Backend) {
@@ -112,7 +113,7 @@ pub async fn changed_patterns_are_followed(backend: &Backend) {
 pub async fn a_subscription_keeps_its_tenant(backend: &Backend) {
     let store = backend.owned().await;
     let id = subscribe_to(&store, "ours", &[]).await;
-    let updated = store.update_subscription(id, SubscriptionChange::default(), T0).await.unwrap().unwrap();
+    let updated = store.update_subscription(id, SubscriptionChange::default(), T0).await.unwrap().done().unwrap();
     let read = store.subscription(id).await.unwrap().unwrap();
     let listed = store.subscriptions(None, 10).await.unwrap().remove(0);
     for subscription in [updated, read, listed] {

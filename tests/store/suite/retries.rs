@@ -1,4 +1,4 @@
-//! `retries`, `retry_payloads`, `subscriptions_due`: what failed and waits.
+//! `retries`, `unfinished`, `subscriptions_due`: what failed and waits.
 
 use hookpost::delivery::{DeliveryId, DisabledReason, SubscriptionId, Timestamp};
 use hookpost::store::{Batch, SubscriptionChange};
@@ -38,11 +38,11 @@ pub async fn payloads_come_for_those_still_to_be_retried(backend: &Backend) {
     let batch = accepted([untried.clone()]);
     commit(&store, Batch { settled: vec![settled.id], ..batch }).await;
     let ids = [waiting.id, settled.id, done.id, untried.id, DeliveryId(id(404))];
-    let found = store.retry_payloads(&ids).await.unwrap();
+    let found = store.unfinished(&ids).await.unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].id, found[0].subscription_id), (waiting.id, sub));
     assert_eq!((&found[0].payload, &found[0].event_type), (&waiting.payload, &waiting.event_type));
-    assert!(store.retry_payloads(&[]).await.unwrap().is_empty());
+    assert!(store.unfinished(&[]).await.unwrap().is_empty());
 }
 
 pub async fn due_subscriptions_come_earliest_first(backend: &Backend) {

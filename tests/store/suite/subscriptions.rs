@@ -17,6 +17,7 @@ fn new(secret: Option<&str>) -> NewSubscription {
         target_url: "https://receiver.example/hook?q=é".to_owned(),
         event_types: patterns(&["order.*", "invoice.paid"]),
         secret: secret.map(Into::into),
+        settings: hookpost::delivery::Settings::default(),
     }
 }
 
@@ -88,7 +89,8 @@ pub async fn an_update_leaves_out_what_it_does_not_name(backend: &Backend) {
     let store = backend.owned().await;
     let before = store.create_subscription(new(Some("a made-up secret")), T0).await.unwrap();
     let later = T0 + DAY;
-    let after = store.update_subscription(before.id, SubscriptionChange::default(), later).await.unwrap().unwrap();
+    let after =
+        store.update_subscription(before.id, SubscriptionChange::default(), later).await.unwrap().done().unwrap();
     assert_eq!(after.target_url, before.target_url);
     assert_eq!(after.event_types, before.event_types);
     assert_eq!(secret(&after), secret(&before));
@@ -106,7 +108,7 @@ pub async fn an_update_replaces_what_it_names(backend: &Backend) {
         secret: Some(Some("another made-up secret".into())),
         disabled: None,
     };
-    let returned = store.update_subscription(id, change, T0).await.unwrap().unwrap();
+    let returned = store.update_subscription(id, change, T0).await.unwrap().done().unwrap();
     for subscription in [returned, store.subscription(id).await.unwrap().unwrap()] {
         assert_eq!(&*subscription.target_url, "https://elsewhere.example/");
         assert!(subscription.event_types.is_empty());
@@ -120,7 +122,7 @@ pub async fn a_secret_can_be_taken_away(backend: &Backend) {
     let store = backend.owned().await;
     let id = store.create_subscription(new(Some("a made-up secret")), T0).await.unwrap().id;
     let change = SubscriptionChange { secret: Some(None), ..Default::default() };
-    assert!(store.update_subscription(id, change, T0).await.unwrap().unwrap().secret.is_none());
+    assert!(store.update_subscription(id, change, T0).await.unwrap().done().unwrap().secret.is_none());
     assert!(store.subscription(id).await.unwrap().unwrap().secret.is_none());
 }
 
@@ -129,7 +131,7 @@ pub async fn one_can_be_disabled_and_enabled(backend: &Backend) {
     let id = subscribe(&store).await;
     for disabled in [Some(DisabledReason::Gone), None] {
         let change = SubscriptionChange { disabled: Some(disabled), ..Default::default() };
-        assert_eq!(store.update_subscription(id, change, T0).await.unwrap().unwrap().disabled, disabled);
+        assert_eq!(store.update_subscription(id, change, T0).await.unwrap().done().unwrap().disabled, disabled);
         assert_eq!(store.subscription(id).await.unwrap().unwrap().disabled, disabled);
     }
 }
@@ -140,7 +142,7 @@ pub async fn every_change_raises_the_version(backend: &Backend) {
     let mut last = created.version;
     for _ in 0..3 {
         let change = SubscriptionChange { event_types: Some(patterns(&["a"])), ..Default::default() };
-        let version = store.update_subscription(created.id, change, T0).await.unwrap().unwrap().version;
+        let version = store.update_subscription(created.id, change, T0).await.unwrap().done().unwrap().version;
         assert!(version > last);
         last = version;
     }
@@ -151,7 +153,7 @@ pub async fn updating_or_deleting_an_unknown_one_changes_nothing(backend: &Backe
     let store = backend.owned().await;
     let known = subscribe(&store).await;
     let unknown = SubscriptionId(known.0 + 1);
-    assert!(store.update_subscription(unknown, SubscriptionChange::default(), T0).await.unwrap().is_none());
+    assert!(store.update_subscription(unknown, SubscriptionChange::default(), T0).await.unwrap().done().is_none());
     assert!(!store.delete_subscription(unknown).await.unwrap());
     assert!(store.delete_subscription(known).await.unwrap());
     assert!(!store.delete_subscription(known).await.unwrap(), "only the first time");
@@ -162,7 +164,7 @@ pub async fn versions_come_for_those_that_exist(backend: &Backend) {
     let (changed, plain) = (create(&store, "http://a.example/").await, create(&store, "http://b.example/").await);
     create(&store, "http://c.example/").await;
     let change = SubscriptionChange { secret: Some(Some("s".into())), ..Default::default() };
-    let changed = store.update_subscription(changed.id, change, T0).await.unwrap().unwrap();
+    let changed = store.update_subscription(changed.id, change, T0).await.unwrap().done().unwrap();
     let asked = [plain.id, SubscriptionId(404), changed.id];
     let mut versions = store.subscription_versions(&asked).await.unwrap();
     versions.sort_unstable();

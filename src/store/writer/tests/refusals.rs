@@ -27,7 +27,13 @@ fn is_bad(event_type: &str) -> bool {
 
 fn retry_of(id: DeliveryId) -> RetryChange {
     let next_attempt_at = Timestamp(1_750_000_000_000);
-    RetryChange::Schedule(Retry { delivery_id: id, subscription_id: SUB, attempt_number: 2, next_attempt_at })
+    RetryChange::Schedule(Retry {
+        delivery_id: id,
+        subscription_id: SUB,
+        attempt_number: 2,
+        next_attempt_at,
+        ordering_key: None,
+    })
 }
 
 #[tokio::test(start_paused = true)]

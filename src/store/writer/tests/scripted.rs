@@ -11,7 +11,7 @@ use super::super::*;
 use crate::delivery::{AttemptLog, Event, Outcome as Attempt, Retry, Subscription, Timestamp};
 use crate::store::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, NewSubscription, Pending,
-    Recovery, Result, SubscriptionChange,
+    Recovery, Result, SubscriptionChange, Update,
 };
 
 /// The newest id that the store holds at the start.
@@ -183,14 +183,14 @@ scripted! {
     create_subscription(NewSubscription, Timestamp) -> Subscription;
     subscription(SubscriptionId) -> Option<Subscription>;
     subscriptions(Option<SubscriptionId>, usize) -> Vec<Subscription>;
-    update_subscription(SubscriptionId, SubscriptionChange, Timestamp) -> Option<Subscription>;
+    update_subscription(SubscriptionId, SubscriptionChange, Timestamp) -> Update;
     delete_subscription(SubscriptionId) -> bool;
     subscription_versions(&[SubscriptionId]) -> Vec<(SubscriptionId, i64)>;
     recovery() -> Recovery;
     pending(SubscriptionId, usize) -> Pending;
     backlog_page(SubscriptionId, DeliveryId, usize, usize) -> BacklogPage;
     retries(SubscriptionId, usize) -> Vec<Retry>;
-    retry_payloads(&[DeliveryId]) -> Vec<Delivery>;
+    unfinished(&[DeliveryId]) -> Vec<Delivery>;
     subscriptions_due(Timestamp, usize) -> Vec<SubscriptionId>;
     subscriptions_behind(usize) -> Vec<SubscriptionId>;
     bring_retries_forward(Timestamp) -> u64;
@@ -274,7 +274,7 @@ impl Under {
 
     pub fn try_submit(&self, subscription_id: SubscriptionId, payload: &str) -> Result<Reply, WriteError> {
         let payload = Bytes::copy_from_slice(payload.as_bytes());
-        self.submit_what(What::Delivery { subscription_id, event_type: None, payload }, None)
+        self.submit_what(What::Delivery { subscription_id, event_type: None, ordering_key: None, payload }, None)
     }
 
     pub fn submit(&self, subscription_id: SubscriptionId, payload: &str) -> Reply {
@@ -282,7 +282,12 @@ impl Under {
     }
 
     pub fn submit_keyed(&self, key: &str, request: u8) -> Reply {
-        let what = What::Delivery { subscription_id: super::SUB, event_type: None, payload: Bytes::from_static(b"1") };
+        let what = What::Delivery {
+            subscription_id: super::SUB,
+            event_type: None,
+            ordering_key: None,
+            payload: Bytes::from_static(b"1"),
+        };
         self.submit_what(what, Some(keyed(key, request))).expect("the queue takes it")
     }
 
