@@ -269,7 +269,9 @@ impl State {
             response_body: result.response_body,
         };
         self.entry.begin_record();
-        self.node.writer.record(Record { sink: self.entry.clone(), log, retry, permit });
+        let place_wanted = !self.machine.has_room() || self.machine.ready() > 0;
+        let urgent = outcome != Outcome::Success || place_wanted || self.node.is_draining();
+        self.node.writer.record(Record { sink: self.entry.clone(), log, retry, permit, urgent });
     }
 
     fn disable(&mut self, reason: crate::delivery::DisabledReason, myself: &ActorRef<Message>) {

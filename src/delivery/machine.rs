@@ -210,6 +210,11 @@ impl Machine {
         !self.in_flight.is_empty()
     }
 
+    /// Whether another attempt could be started without one that ends.
+    pub fn has_room(&self) -> bool {
+        self.room() > 0
+    }
+
     /// Whether it can be forgotten: nothing is under way, and nothing is due before `horizon` that the supervisor would
     /// not find in the store by itself. A disabled subscription's backlog waits in the store, below its position.
     pub fn is_idle(&self, horizon: Timestamp) -> bool {

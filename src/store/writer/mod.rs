@@ -5,6 +5,7 @@
 //! finds out what became of a commit whose reply was lost before it does anything else.
 
 mod pending;
+mod records;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot, watch};
 use uuid::Uuid;
 
+use self::records::Records;
 use super::ids::IdSource;
 use super::{Store, StoreError};
 use crate::clock::Clock;
@@ -159,6 +161,8 @@ pub struct Record {
     /// The attempt's place among the node's attempts: it is free again when the row is durable, so that attempts that
     /// are not yet logged are bounded. `None` when there was no attempt.
     pub permit: Option<OwnedSemaphorePermit>,
+    /// Its row goes with the next commit, because somebody waits for what follows from it. Others wait for each other.
+    pub urgent: bool,
 }
 
 /// Hands work to the writer's task. Cheap to clone.
@@ -176,7 +180,7 @@ struct Shared {
 struct Queue {
     submissions: VecDeque<Submission>,
     /// Bounded by the permits in it.
-    records: VecDeque<Record>,
+    records: Records,
     /// The last word of each subscription.
     positions: BTreeMap<SubscriptionId, (Arc<dyn RecordSink>, Option<DeliveryId>)>,
     watermark: Option<DeliveryId>,
@@ -227,8 +231,9 @@ impl Writer {
 
     /// Queues an attempt's log. It is kept until it is durable, however long the store is away.
     pub fn record(&self, record: Record) {
-        self.0.lock().records.push_back(record);
-        self.0.wake.notify_one();
+        if self.0.lock().records.push(record) {
+            self.0.wake.notify_one();
+        }
     }
 
     /// Writes, or removes, the subscription's own position.

@@ -123,7 +123,7 @@ impl Pending {
     }
 
     pub fn add_record(&mut self, id: Uuid, record: Record) {
-        let Record { sink, mut log, retry, permit } = record;
+        let Record { sink, mut log, retry, permit, urgent: _ } = record;
         log.id = id;
         match retry {
             RetryChange::None => {}

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::super::ids::IdSource;
@@ -40,10 +40,18 @@ impl Task {
     pub async fn run(mut self) {
         loop {
             let Some(pending) = self.take() else {
-                if self.shared.lock().closing {
-                    return;
+                let due_at = {
+                    let queue = self.shared.lock();
+                    if queue.closing {
+                        return;
+                    }
+                    queue.records.due_at()
+                };
+                let woken = self.shared.wake.notified();
+                match due_at {
+                    Some(at) => drop(timeout_at(at, woken).await),
+                    None => woken.await,
                 }
-                self.shared.wake.notified().await;
                 continue;
             };
             if let Err(lost) = self.settle(pending).await {
@@ -77,9 +85,11 @@ impl Task {
             let last = pending.add(wall, submission, || self.ids.next(wall));
             queue.last_id = last.unwrap_or(queue.last_id);
         }
-        let records = queue.records.len().min(MAX_BATCH_ROWS);
-        for record in queue.records.drain(..records) {
-            pending.add_record(self.ids.next(wall), record);
+        if queue.closing || queue.records.are_due(pending.taken_at) {
+            while pending.batch.logs.len() < MAX_BATCH_ROWS {
+                let Some(record) = queue.records.pop() else { break };
+                pending.add_record(self.ids.next(wall), record);
+            }
         }
         for (id, (sink, position)) in std::mem::take(&mut queue.positions) {
             pending.batch.positions.push((id, position));

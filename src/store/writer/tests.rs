@@ -1,6 +1,7 @@
 //! The writer over a store that does as it is told, in paused time: who is told what, and when.
 
 mod keys;
+mod linger;
 mod outage;
 mod refusals;
 mod scripted;

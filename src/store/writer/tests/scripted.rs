@@ -313,7 +313,16 @@ impl Under {
         self.record_with(id, RetryChange::None, None);
     }
 
-    pub fn record_with(&self, delivery_id: DeliveryId, retry: RetryChange, permit: Option<OwnedSemaphorePermit>) {
+    /// A log row that waits for others.
+    pub fn record_lingering(&self, id: DeliveryId) {
+        self.writer.record(Record { urgent: false, ..self.record_of(id, RetryChange::None, None) });
+    }
+
+    pub fn record_with(&self, id: DeliveryId, retry: RetryChange, permit: Option<OwnedSemaphorePermit>) {
+        self.writer.record(self.record_of(id, retry, permit));
+    }
+
+    fn record_of(&self, delivery_id: DeliveryId, retry: RetryChange, permit: Option<OwnedSemaphorePermit>) -> Record {
         let log = AttemptLog {
             id: Uuid::nil(),
             delivery_id,
@@ -327,7 +336,7 @@ impl Under {
             duration_ms: 1,
             response_body: Some("text".to_owned()),
         };
-        self.writer.record(Record { sink: self.sink.clone(), log, retry, permit });
+        Record { sink: self.sink.clone(), log, retry, permit, urgent: true }
     }
 
     /// What the sinks were told so far, in order.
