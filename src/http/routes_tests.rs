@@ -11,7 +11,7 @@ use warp::http::{Request, header};
 use super::openapi::tests::assert_matches;
 use super::*;
 use crate::cache::NoCache;
-use crate::delivery::{AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, Subscription, Timestamp};
+use crate::delivery::{AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, StateChange, Subscription, Timestamp};
 use crate::store::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, NewSubscription, Pending,
     Recovery, Result, StoreError, SubscriptionChange, Update,
@@ -67,6 +67,11 @@ away! {
     prepare(Timestamp) -> JanitorCounts;
     expire(Timestamp, Timestamp, usize) -> JanitorCounts;
     prune(Timestamp, usize) -> JanitorCounts;
+    save_failing(SubscriptionId, Option<Timestamp>) -> ();
+    backlog(SubscriptionId, DeliveryId, u64) -> u64;
+    state_changes(SubscriptionId, Option<i64>, usize) -> Vec<StateChange>;
+    unannounced(usize) -> Vec<StateChange>;
+    announced(&[i64]) -> ();
 }
 
 struct Answered {
@@ -148,6 +153,7 @@ async fn what_is_no_id_is_a_missing_subscription_delivery_or_event() {
         assert_eq!(call("POST", &format!("/ingest/{id}")).await.problem(), "subscription-not-found", "{id}");
     }
     assert_eq!(call("GET", "/status/1").await.problem(), "delivery-not-found");
+    assert_eq!(call("GET", "/deliveries/1/explain").await.problem(), "delivery-not-found");
     assert_eq!(call("GET", "/events/1").await.problem(), "event-not-found");
 }
 
@@ -158,6 +164,11 @@ async fn a_store_that_is_away_is_a_503_that_says_when_to_come_back() {
         ("GET", "/subscriptions"),
         ("DELETE", "/subscriptions/1"),
         ("GET", "/subscriptions/1/logs"),
+        ("GET", "/subscriptions/1/changes"),
+        ("GET", "/subscriptions/1/state"),
+        ("POST", "/subscriptions/1/enable"),
+        ("POST", "/subscriptions/1/disable"),
+        ("GET", "/deliveries/00000000-0000-0000-0000-000000000000/explain"),
         ("GET", "/status/00000000-0000-0000-0000-000000000000"),
         ("GET", "/events/00000000-0000-0000-0000-000000000000?limit=1000"),
     ];
