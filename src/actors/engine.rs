@@ -326,7 +326,9 @@ impl Engine {
         let key = key.map(|key| key.in_scope(format!("events/{tenant}")));
         let what = What::Event { tenant, event_type, ordering_key, payload, subscriptions };
         match write(node, claim, what, key).await? {
-            Stored::Event(id, deliveries) => Ok(Accepted { outcome: Published { id, deliveries, refused: Vec::new() }, replayed: false }),
+            Stored::Event(id, deliveries) => {
+                Ok(Accepted { outcome: Published { id, deliveries, refused: Vec::new() }, replayed: false })
+            }
             Stored::Before(outcome) => {
                 let published = self.published(EventId(outcome)).await?;
                 Ok(Accepted { outcome: published, replayed: true })
@@ -396,7 +398,11 @@ impl Engine {
 
     /// What an unfinished delivery waits for; `None` when its actor does not run or does not know.
     // STUB: the contract for `src/http` only.
-    pub async fn why(&self, _subscription: SubscriptionId, _delivery: DeliveryId) -> Result<Option<Waits>, AcceptError> {
+    pub async fn why(
+        &self,
+        _subscription: SubscriptionId,
+        _delivery: DeliveryId,
+    ) -> Result<Option<Waits>, AcceptError> {
         Err(AcceptError::unavailable("not built yet"))
     }
 

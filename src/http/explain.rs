@@ -80,13 +80,12 @@ pub(super) fn sentence(facts: &Facts<'_>) -> String {
     match (state, attempts) {
         (DeliveryState::Delivered, [.., last]) => delivered(last),
         (DeliveryState::Failed, [only]) => format!("Failed at {}: {}.", ended(only), error(only)),
-        (DeliveryState::Failed, [.., last]) => format!(
-            "Failed at {}: all {} attempts failed; the last one: {}.",
-            ended(last),
-            attempts.len(),
-            error(last)
-        ),
-        (DeliveryState::Cancelled, []) => "Cancelled: its subscription was deleted before the first attempt.".to_owned(),
+        (DeliveryState::Failed, [.., last]) => {
+            format!("Failed at {}: all {} attempts failed; the last one: {}.", ended(last), attempts.len(), error(last))
+        }
+        (DeliveryState::Cancelled, []) => {
+            "Cancelled: its subscription was deleted before the first attempt.".to_owned()
+        }
         (DeliveryState::Cancelled, [.., last]) => {
             format!("Cancelled: its subscription was deleted before it was received; {}.", failed(last))
         }
@@ -126,7 +125,9 @@ fn waiting(waits: &Waits, disabled: Option<DisabledReason>) -> String {
         Waits::Breaker { until } => {
             format!("the breaker is open, and the next attempt to find out whether the receiver is back is at {until}")
         }
-        Waits::Probe => "the breaker is open, and an attempt to find out whether the receiver is back is under way".to_owned(),
+        Waits::Probe => {
+            "the breaker is open, and an attempt to find out whether the receiver is back is under way".to_owned()
+        }
         Waits::Held { until } => format!("the receiver asked with Retry-After for no more before {until}"),
         Waits::Rate { at } => format!("the rate limit of its subscription allows the next attempt at {at}"),
         Waits::Window { size: 1 } => "the one attempt that may be under way now is another's".to_owned(),

@@ -89,8 +89,18 @@ fn reasons() -> Vec<(Waits, Option<&'static str>, serde_json::Value, &'static st
         ),
         (Waits::Breaker { until: T }, Some("breaker"), until("breaker"), "is at 2023-11-14T22:13:20.000Z"),
         (Waits::Probe, Some("breaker"), json!({"reason": "breaker"}), "is back is under way"),
-        (Waits::Held { until: T }, Some("retry_after"), until("retry_after"), "no more before 2023-11-14T22:13:20.000Z"),
-        (Waits::Rate { at: T }, Some("rate_limit"), until("rate_limit"), "the next attempt at 2023-11-14T22:13:20.000Z"),
+        (
+            Waits::Held { until: T },
+            Some("retry_after"),
+            until("retry_after"),
+            "no more before 2023-11-14T22:13:20.000Z",
+        ),
+        (
+            Waits::Rate { at: T },
+            Some("rate_limit"),
+            until("rate_limit"),
+            "the next attempt at 2023-11-14T22:13:20.000Z",
+        ),
         (Waits::Window { size: 1 }, Some("window"), json!({"reason": "window", "window": 1}), "the one attempt"),
         (Waits::Window { size: 8 }, Some("window"), json!({"reason": "window", "window": 8}), "all 8 attempts"),
         (Waits::Backlog, Some("backlog"), json!({"reason": "backlog"}), "its turn comes"),
@@ -102,7 +112,9 @@ fn every_reason_to_wait_has_a_word_an_object_and_a_sentence() {
     for (waits, expected, object, piece) in reasons() {
         assert_eq!(word(&waits), expected, "{waits:?}");
         assert_eq!(json!(WaitsFor::of(&waits)), object, "{waits:?}");
-        crate::http::openapi::tests::assert_matches("WaitsFor", &object);
+        if !object.is_null() {
+            crate::http::openapi::tests::assert_matches("WaitsFor", &object);
+        }
         let sentence = said(DeliveryState::Pending, &[], Some(waits));
         assert!(sentence.starts_with("Not delivered yet: ") && sentence.ends_with('.'), "{sentence}");
         assert!(sentence.contains(piece), "{sentence}");

@@ -157,9 +157,8 @@ fn event_type(plain: Option<Text>, prefixed: Option<Text>) -> Result<Option<Arc<
         (one, other) => one.or(other).map(|text| text.0),
     };
     if let Some(name) = &named {
-        event_type::check(name).map_err(|expected| {
-            Problem::parameter(FieldError::new("header event_type", quoted(name), expected))
-        })?;
+        event_type::check(name)
+            .map_err(|expected| Problem::parameter(FieldError::new("header event_type", quoted(name), expected)))?;
     }
     Ok(named)
 }

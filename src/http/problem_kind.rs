@@ -121,7 +121,9 @@ impl Kind {
                 "GET /subscriptions/{id}/changes says since when and why. POST /subscriptions/{id}/enable enables it again, \
                  and delivers or drops what waited."
             }
-            Self::ChangedMeanwhile => "Nothing was changed. Look at the subscription again, and repeat what is still wanted.",
+            Self::ChangedMeanwhile => {
+                "Nothing was changed. Look at the subscription again, and repeat what is still wanted."
+            }
             Self::KeyReused => {
                 "Give every request an Idempotency-Key of its own, and send a request again with the same key only if it \
                  is the same. Nothing was stored of this one."

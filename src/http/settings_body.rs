@@ -124,11 +124,7 @@ fn number(field: &str, value: &Value, allowed: RangeInclusive<u64>) -> Read<Opti
 fn integer(field: &str, value: &Value, allowed: RangeInclusive<u64>, or: &str) -> Read<u64> {
     match value.as_u64().filter(|number| allowed.contains(number)) {
         Some(number) => Ok(number),
-        None => wrong(
-            field,
-            found(value),
-            format!("a whole number from {} to {}{or}", allowed.start(), allowed.end()),
-        ),
+        None => wrong(field, found(value), format!("a whole number from {} to {}{or}", allowed.start(), allowed.end())),
     }
 }
 

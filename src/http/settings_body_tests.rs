@@ -45,7 +45,8 @@ fn a_body_says_what_is_stored() {
 
 #[test]
 fn null_is_the_default() {
-    let all_null: Map<_, _> = everything().as_object().unwrap().keys().map(|name| (name.clone(), json!(null))).collect();
+    let all_null: Map<_, _> =
+        everything().as_object().unwrap().keys().map(|name| (name.clone(), json!(null))).collect();
     let current = settings(&everything());
     assert_eq!(read(&Value::Object(all_null)).unwrap().over(&current), Settings::default());
     let breaker = json!({"breaker": {"wait_ms": null}, "rate_limit": {"per_second": 1, "burst": null}});
@@ -107,7 +108,10 @@ fn numbers_hold_to_their_limits_at_both_edges() {
 #[test]
 fn a_schedule_has_a_limit_and_its_waits_are_named_by_their_place() {
     let waits = |count: usize| json!(vec![604_800; count]);
-    assert!(read(&json!({ "retry_schedule_s": waits(0) })).is_ok() && read(&json!({ "retry_schedule_s": waits(32) })).is_ok());
+    assert!(
+        read(&json!({ "retry_schedule_s": waits(0) })).is_ok()
+            && read(&json!({ "retry_schedule_s": waits(32) })).is_ok()
+    );
     assert!(is_refused("retry_schedule_s", waits(33)) && is_refused("retry_schedule_s", json!("10s,30s")));
     let errors = read(&json!({ "retry_schedule_s": [1, 604_801, "x"] })).unwrap_err();
     let fields: Vec<_> = errors.iter().map(|error| &*error.field).collect();
@@ -140,9 +144,15 @@ fn every_wrong_member_is_named_at_once() {
         "max_concurrency": 0,
     });
     let fields: Vec<_> = read(&body).unwrap_err().into_iter().map(|error| error.field).collect();
-    for field in
-        ["breaker.wait_ms", "breaker.failure_rate_percent", "breaker.x", "headers.host", "headers.x y", "headers.ok", "max_concurrency"]
-    {
+    for field in [
+        "breaker.wait_ms",
+        "breaker.failure_rate_percent",
+        "breaker.x",
+        "headers.host",
+        "headers.x y",
+        "headers.ok",
+        "max_concurrency",
+    ] {
         assert!(fields.iter().any(|found| found == field), "{field} in {fields:?}");
     }
 }

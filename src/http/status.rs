@@ -9,9 +9,9 @@ use warp::filters::BoxedFilter;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
+use super::explained::waiting;
 use super::problem::{Kind, Problem, quoted};
 use super::reply::{self, Answer};
-use super::explained::waiting;
 use super::{Http, explain, get_or_head, with};
 use crate::delivery::{AttemptLog, DeliveryId, DeliveryState, EventId, Outcome, SubscriptionId};
 use crate::store::DeliveryRecord;

@@ -134,10 +134,9 @@ fn fields(body: &[u8], check_url: CheckUrl<'_>) -> Result<(Fields, Vec<FieldErro
 pub(super) fn object(body: &[u8], example: &'static str) -> Result<Map<String, Value>, Problem> {
     match serde_json::from_slice(body) {
         Ok(Value::Object(fields)) => Ok(fields),
-        Ok(other) => Err(Problem::with_errors(
-            Kind::InvalidField,
-            vec![FieldError::new("body", kind_of(&other), example)],
-        )),
+        Ok(other) => {
+            Err(Problem::with_errors(Kind::InvalidField, vec![FieldError::new("body", kind_of(&other), example)]))
+        }
         Err(error) => Err(Problem::new(Kind::InvalidJson, format!("not JSON: {error}"))),
     }
 }

@@ -114,7 +114,10 @@ pub(super) mod tests {
             let disabled = Subscription { disabled: Some(reason), failing_since: since, ..subscription() };
             let shown = json!(Shown::from(&disabled));
             assert_matches("Subscription", &shown);
-            assert_eq!((&shown["disabled"], &shown["failing_since"]), (&json!(word), &json!("2023-11-14T22:13:20.000Z")));
+            assert_eq!(
+                (&shown["disabled"], &shown["failing_since"]),
+                (&json!(word), &json!("2023-11-14T22:13:20.000Z"))
+            );
         }
     }
 }

@@ -134,7 +134,8 @@ pub(super) async fn update(
 }
 
 fn overtaken(id: SubscriptionId) -> Problem {
-    let detail = format!("subscription {id} was changed by others at the same time, again and again; nothing was changed");
+    let detail =
+        format!("subscription {id} was changed by others at the same time, again and again; nothing was changed");
     Problem::new(Kind::ChangedMeanwhile, detail)
 }
 
