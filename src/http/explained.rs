@@ -26,8 +26,11 @@ pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
 async fn explain_delivery(segment: String, http: Arc<Http>) -> Answer {
     let record = status::find(&segment, &http).await?;
     let waiting = waiting(&http, &record).await?;
-    // Without an engine the rows still say something.
-    let live = http.api.engine.state(record.subscription_id).await.ok().flatten();
+    let live = match waiting.waits {
+        // Without an engine the rows still say something.
+        Some(_) => http.api.engine.state(record.subscription_id).await.ok().flatten(),
+        None => None,
+    };
     let shown = Shown::new(&record, waiting, live.as_ref());
     Ok(with_header(reply::json(StatusCode::OK, &shown)?, header::CACHE_CONTROL, "no-store"))
 }
@@ -101,7 +104,7 @@ impl<'a> Shown<'a> {
             waits_for: facts.waits.as_ref().and_then(WaitsFor::of),
             next_attempt_at: status::next_attempt_at(record),
             disabled,
-            actor: live.filter(|_| facts.waits.is_some()).map(Actor::from),
+            actor: live.map(Actor::from),
         }
     }
 }
@@ -162,9 +165,9 @@ mod tests {
     }
 
     #[test]
-    fn a_finished_delivery_is_explained_without_its_actor() {
+    fn a_finished_delivery_says_how_it_ended_and_waits_for_nothing() {
         let attempts = vec![attempt(1, Outcome::Success, Some(200))];
-        let shown = json!(Shown::new(&DeliveryRecord { attempts, ..record() }, Waiting::default(), Some(&live())));
+        let shown = json!(Shown::new(&DeliveryRecord { attempts, ..record() }, Waiting::default(), None));
         assert_matches("Explanation", &shown);
         assert!(shown["explanation"].as_str().unwrap().starts_with("Delivered at"), "{shown}");
         assert_eq!((&shown["actor"], &shown["waits_for"]), (&json!(null), &json!(null)));
