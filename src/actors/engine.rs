@@ -16,7 +16,7 @@ use super::janitor::Janitor;
 use super::node::{MAX_ATTEMPTS, Node, Parts, longest_wait};
 use super::supervisor::{self, Supervisor};
 use crate::cache::{Cache, Change};
-use crate::delivery::{DeliveryId, EventId, Subscription, SubscriptionId, subscribed};
+use crate::delivery::{DeliveryId, EventId, Snapshot, Subscription, SubscriptionId, Waits, subscribed};
 use crate::outbound::signing::SigningKeys;
 use crate::store::writer::{Claim, Key, Stored, Submission, What, WriteError, Writer};
 use crate::store::{Recovery, Store, StoreError};
@@ -113,6 +113,21 @@ pub struct Published {
     pub id: EventId,
     /// All its deliveries, by id.
     pub deliveries: Vec<(SubscriptionId, DeliveryId)>,
+    /// Those recorded as failed because the backlog of their subscription is full.
+    pub refused: Vec<(SubscriptionId, DeliveryId)>,
+}
+
+/// A subscription's actor at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LiveState {
+    /// Its machine.
+    pub snapshot: Snapshot,
+    /// Unfinished deliveries.
+    pub backlog: u64,
+    /// Most of them; at the limit new events are refused.
+    pub max_backlog: u64,
+    /// Deliveries that have ended a second, of late.
+    pub drain_rate_per_s: f64,
 }
 
 /// Why an event was not accepted. Nothing of it is stored, unless the doc says otherwise.
@@ -137,6 +152,18 @@ pub enum AcceptError {
         /// In words, for the answer.
         reason: String,
         /// Seconds until another try makes sense.
+        retry_after_s: u64,
+    },
+    /// The subscription has as many unfinished deliveries as it may.
+    #[error("subscription {id} has {backlog} unfinished deliveries, and may have {limit}")]
+    BacklogFull {
+        /// Whose.
+        id: SubscriptionId,
+        /// Unfinished deliveries.
+        backlog: u64,
+        /// Most of them.
+        limit: u64,
+        /// Seconds until there is room, at the rate at which they end.
         retry_after_s: u64,
     },
     /// The key was used with another request.
@@ -260,6 +287,7 @@ impl Engine {
         &self,
         active: &Active,
         event_type: Option<Arc<str>>,
+        ordering_key: Option<Arc<str>>,
         payload: Bytes,
         key: Option<RequestKey>,
     ) -> Result<Accepted<DeliveryId>, AcceptError> {
@@ -274,7 +302,7 @@ impl Engine {
         let payload = node.admit(payload).ok_or(AcceptError::Busy { retry_after_s: RETRY_AFTER_S })?;
         let claim = self.claim(active).await?;
         let scope = || format!("ingest/{id}");
-        let what = What::Delivery { subscription_id: id, event_type, ordering_key: None, payload };
+        let what = What::Delivery { subscription_id: id, event_type, ordering_key, payload };
         match write(node, claim, what, key.map(|key| key.in_scope(scope()))).await? {
             Stored::Delivery(delivery) => Ok(Accepted { outcome: delivery, replayed: false }),
             Stored::Before(outcome) => Ok(Accepted { outcome: DeliveryId(outcome), replayed: true }),
@@ -298,7 +326,9 @@ impl Engine {
         let key = key.map(|key| key.in_scope(format!("events/{tenant}")));
         let what = What::Event { tenant, event_type, ordering_key, payload, subscriptions };
         match write(node, claim, what, key).await? {
-            Stored::Event(id, deliveries) => Ok(Accepted { outcome: Published { id, deliveries }, replayed: false }),
+            Stored::Event(id, deliveries) => {
+                Ok(Accepted { outcome: Published { id, deliveries, refused: Vec::new() }, replayed: false })
+            }
             Stored::Before(outcome) => {
                 let published = self.published(EventId(outcome)).await?;
                 Ok(Accepted { outcome: published, replayed: true })
@@ -316,7 +346,7 @@ impl Engine {
             let page = self.store.event_deliveries(id, after, PAGE).await?;
             deliveries.extend(page.iter().map(|delivery| (delivery.subscription_id, delivery.id)));
             if page.len() < PAGE {
-                return Ok(Published { id, deliveries });
+                return Ok(Published { id, deliveries, refused: Vec::new() });
             }
         }
     }
@@ -358,6 +388,22 @@ impl Engine {
             heard(supervisor, |done| supervisor::Message::Deleted(id, Some(done))).await;
         }
         self.cache.deleted(id).await;
+    }
+
+    /// The subscription's actor as it is now; `None` when it does not run.
+    // STUB: the contract for `src/http` only.
+    pub async fn state(&self, _id: SubscriptionId) -> Result<Option<LiveState>, AcceptError> {
+        Err(AcceptError::unavailable("not built yet"))
+    }
+
+    /// What an unfinished delivery waits for; `None` when its actor does not run or does not know.
+    // STUB: the contract for `src/http` only.
+    pub async fn why(
+        &self,
+        _subscription: SubscriptionId,
+        _delivery: DeliveryId,
+    ) -> Result<Option<Waits>, AcceptError> {
+        Err(AcceptError::unavailable("not built yet"))
     }
 
     /// How the engine is.

@@ -14,5 +14,7 @@ mod node;
 mod subscription;
 mod supervisor;
 
-pub use engine::{AcceptError, Accepted, Active, Engine, EngineStatus, NewEvent, Published, RequestKey, Running};
+pub use engine::{
+    AcceptError, Accepted, Active, Engine, EngineStatus, LiveState, NewEvent, Published, RequestKey, Running,
+};
 pub use node::Parts;

@@ -9,3 +9,4 @@ mod events;
 mod receiver;
 mod restart;
 mod seed;
+mod settings;
