@@ -1,7 +1,7 @@
 //! One subscription's actor: a thin shell over the delivery machine. It feeds the machine messages and the time,
 //! performs its actions in spawned tasks, and keeps one timer. No handler waits for a receiver or for the store.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::OwnedSemaphorePermit;
@@ -15,6 +15,7 @@ use crate::delivery::{
     RetryChange, Timestamp,
 };
 use crate::outbound::client::AttemptRequest;
+use crate::outbound::options::RequestOptions;
 use crate::store::writer::Record;
 use crate::store::{BacklogPage, Pending, StoreError, SubscriptionChange, Update};
 
@@ -241,6 +242,7 @@ impl State {
             let request = AttemptRequest {
                 target: &config.target,
                 keys: config.keys.as_deref(),
+                options: &PLAIN,
                 delivery,
                 number,
                 started_at: node.parts.clock.wall(),
@@ -371,6 +373,9 @@ impl State {
         self.wakeup = Some((at, timer));
     }
 }
+
+/// How every subscription's requests are sent.
+static PLAIN: LazyLock<RequestOptions> = LazyLock::new(RequestOptions::default);
 
 /// How long to wait before asking a store again that could not answer.
 const STORE_RETRY: std::time::Duration = std::time::Duration::from_secs(1);

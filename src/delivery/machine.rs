@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use super::interface::{Action, Input, RetryChange};
 use super::{
-    AttemptResult, Delivery, DeliveryId, DisabledReason, Limits, Outcome, Retry, Snapshot, SubscriptionId, Timestamp,
-    Waits,
+    AttemptClass, AttemptResult, Delivery, DeliveryId, DisabledReason, Limits, Outcome, Retry, Snapshot,
+    SubscriptionId, Timestamp, Waits,
 };
 
 /// Most deliveries that wait in memory for their first attempt. Deep enough that a fast receiver never waits for a
@@ -479,6 +479,7 @@ impl Machine {
             http_status: None,
             retry_after: None,
             error_details: Some("the delivery outlived its retention; no attempt was made any more".to_owned()),
+            class: AttemptClass::Expired,
             response_body: None,
         };
         self.attempted(now, id, result, false);

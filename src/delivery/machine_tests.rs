@@ -29,6 +29,7 @@ fn answer(status: u16) -> AttemptResult {
         http_status: Some(status),
         retry_after: None,
         error_details: (!(200..300).contains(&status)).then(|| format!("answered {status}")),
+        class: AttemptClass::Answered,
         response_body: None,
     }
 }

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
-use warp::http::{HeaderName, HeaderValue};
 
 use super::problem::{FieldError, quoted, shortened};
 use super::subscription_body::kind_of;
 use crate::delivery::{BreakerSettings, Order, RateLimit, Settings};
+use crate::outbound::options::{OptionRefused, RequestOptions};
 
 /// More are no more use to a receiver: it sees the connections of all nodes.
 const MAX_CONCURRENCY: RangeInclusive<u64> = 1..=256;
@@ -30,11 +30,6 @@ const CONSECUTIVE_FAILURES: RangeInclusive<u64> = 1..=1000;
 const FAILURE_RATE_PERCENT: RangeInclusive<u64> = 1..=100;
 /// Up to five minutes: it doubles from there.
 const BREAKER_WAIT_MS: RangeInclusive<u64> = 100..=300_000;
-const METHODS: [&str; 3] = ["POST", "PUT", "PATCH"];
-/// Enough for credentials and routing, and little beside the body.
-const MAX_HEADERS: usize = 32;
-const MAX_HEADER_NAME_CHARS: usize = 128;
-const MAX_HEADER_VALUE_CHARS: usize = 2048;
 
 /// All fields of this file, as a body names them.
 pub(super) const FIELDS: &str = "max_concurrency, latency_target_ms, rate_limit, retry_schedule_s, attempt_timeout_ms, \
@@ -213,8 +208,14 @@ fn method(value: &Value) -> Read<Option<String>> {
         let expected = "\"POST\", \"PUT\" or \"PATCH\", or null for the default";
         return if value.is_null() { Ok(None) } else { wrong("method", found(value), expected) };
     };
-    check_request_options(Some(method), &BTreeMap::new())?;
-    Ok(Some(method.clone()))
+    match RequestOptions::new(Some(method), &BTreeMap::new()) {
+        Ok(_) => Ok(Some(method.clone())),
+        Err(errors) => Err(errors.into_iter().map(field_error).collect()),
+    }
+}
+
+fn field_error((field, found, expected): OptionRefused) -> FieldError {
+    FieldError::new(field, found, expected)
 }
 
 fn headers(value: &Value) -> Read<BTreeMap<String, String>> {
@@ -236,55 +237,8 @@ fn headers(value: &Value) -> Read<BTreeMap<String, String>> {
             errors.push(FieldError::new(field(), "the header twice", "each header once, in whatever case"));
         }
     }
-    if let Err(more) = check_request_options(None, &headers) {
-        errors.extend(more);
-    }
+    errors.extend(RequestOptions::new(None, &headers).err().into_iter().flatten().map(field_error));
     if errors.is_empty() { Ok(headers) } else { Err(errors) }
-}
-
-/// What may be sent: the one place that judges it.
-fn check_request_options(method: Option<&str>, headers: &BTreeMap<String, String>) -> Result<(), Vec<FieldError>> {
-    let mut errors = Vec::new();
-    if let Some(method) = method.filter(|method| !METHODS.contains(method)) {
-        errors.push(FieldError::new("method", quoted(method), "\"POST\", \"PUT\" or \"PATCH\""));
-    }
-    if headers.len() > MAX_HEADERS {
-        let expected = format!("at most {MAX_HEADERS} headers");
-        errors.push(FieldError::new("headers", format!("{} of them", headers.len()), expected));
-    }
-    for (name, value) in headers {
-        let field = format!("headers.{}", shortened(name));
-        if name.len() > MAX_HEADER_NAME_CHARS || name.parse::<HeaderName>().is_err() {
-            errors.push(FieldError::new(field, "a name that no header can have", "letters, digits and - only"));
-        } else if is_ours(name) {
-            errors.push(FieldError::new(field, "a header that Hookpost sets itself", "another header"));
-        } else if value.len() > MAX_HEADER_VALUE_CHARS || HeaderValue::from_str(value).is_err() || !value.is_ascii() {
-            let found = format!("a value of {} characters, not shown", value.chars().count());
-            errors.push(FieldError::new(field, found, "up to 2048 printable ASCII characters"));
-        }
-    }
-    if errors.is_empty() { Ok(()) } else { Err(errors) }
-}
-
-/// Headers that belong to the connection, the body or the signature.
-fn is_ours(name: &str) -> bool {
-    const OURS: [&str; 14] = [
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "expect",
-        "host",
-        "keep-alive",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "x-hub-signature-256",
-    ];
-    OURS.contains(&name) || name.starts_with("webhook-")
 }
 
 #[cfg(test)]

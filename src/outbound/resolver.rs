@@ -1,8 +1,8 @@
 //! Names to addresses, with the guard in between: what this resolver answers is what gets dialled, at every connect, so
 //! a name that is pointed elsewhere after its subscription was made (DNS rebinding) is caught here.
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::net::IpAddr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,7 +10,6 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::ResolverConfig;
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::guard::{TargetPolicy, TargetRefused, local_name_refused};
 use super::target::is_local_name;
@@ -50,31 +49,12 @@ pub(super) trait Lookup: Send + Sync + 'static {
     async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError>;
 }
 
-/// What the HTTP client resolves with.
-pub(super) struct GuardedResolver<L> {
-    policy: Arc<TargetPolicy>,
-    lookup: Arc<L>,
-}
-
-impl<L: Lookup> GuardedResolver<L> {
-    pub fn new(policy: Arc<TargetPolicy>, lookup: L) -> Self {
-        Self { policy, lookup: Arc::new(lookup) }
-    }
-}
-
-impl<L: Lookup> Resolve for GuardedResolver<L> {
-    fn resolve(&self, name: Name) -> Resolving {
-        let (policy, lookup) = (self.policy.clone(), self.lookup.clone());
-        Box::pin(async move {
-            let addresses = resolve(&policy, &*lookup, name.as_str()).await?;
-            // Port 0: the URL's own is used.
-            let addresses = addresses.into_iter().map(|address| SocketAddr::new(address, 0));
-            Ok(Box::new(addresses) as Addrs)
-        })
-    }
-}
-
-async fn resolve(policy: &TargetPolicy, lookup: &impl Lookup, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+/// The addresses to dial, in their order; the guard has judged all of them.
+pub(super) async fn resolve(
+    policy: &TargetPolicy,
+    lookup: &dyn Lookup,
+    name: &str,
+) -> Result<Vec<IpAddr>, ResolveError> {
     if is_local_name(name) {
         let addresses = policy.loopback();
         return if addresses.is_empty() { Err(local_name_refused(name).into()) } else { Ok(addresses) };
