@@ -10,10 +10,10 @@ use tokio::sync::{SetOnce, broadcast, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::entry::Entry;
+use super::entry::{Entry, Unclaimed};
 use super::fan_out::{FanOut, MAX_FAN_OUT};
 use super::janitor::Janitor;
-use super::node::{MAX_ATTEMPTS, Node, Parts, longest_wait};
+use super::node::{Node, Parts, longest_wait};
 use super::supervisor::{self, Supervisor};
 use crate::cache::{Cache, Change};
 use crate::delivery::{DeliveryId, EventId, Subscription, SubscriptionId, subscribed};
@@ -124,7 +124,7 @@ pub enum AcceptError {
     /// It is disabled and takes no events.
     #[error("subscription {0} is disabled")]
     Disabled(SubscriptionId),
-    /// The node holds as many uncommitted bytes or events as it may. Try again after `retry_after_s`.
+    /// The subscription, its tenant or the node holds as many uncommitted bytes or events as it may. Try again after `retry_after_s`.
     #[error("this node is at its budget of uncommitted events")]
     Busy {
         /// Seconds until another try makes sense.
@@ -156,6 +156,8 @@ pub enum AcceptError {
 }
 
 impl AcceptError {
+    const BUSY: Self = Self::Busy { retry_after_s: RETRY_AFTER_S };
+
     fn unavailable(reason: &str) -> Self {
         Self::Unavailable { reason: reason.to_owned(), retry_after_s: RETRY_AFTER_S }
     }
@@ -175,7 +177,7 @@ impl From<StoreError> for AcceptError {
 impl From<WriteError> for AcceptError {
     fn from(error: WriteError) -> Self {
         match error {
-            WriteError::Full => Self::Busy { retry_after_s: RETRY_AFTER_S },
+            WriteError::Full => Self::BUSY,
             WriteError::Unavailable { ambiguous: false } => {
                 Self::unavailable("the store is unavailable; the event was not stored")
             }
@@ -271,7 +273,7 @@ impl Engine {
         if node.is_draining() {
             return Err(AcceptError::unavailable("this process is stopping"));
         }
-        let payload = node.admit(payload).ok_or(AcceptError::Busy { retry_after_s: RETRY_AFTER_S })?;
+        let payload = active.entry.account.admit(payload).ok_or(AcceptError::BUSY)?;
         let claim = self.claim(active).await?;
         let scope = || format!("ingest/{id}");
         let what = What::Delivery { subscription_id: id, event_type, ordering_key: None, payload };
@@ -289,12 +291,13 @@ impl Engine {
             return Err(AcceptError::unavailable("this process is stopping"));
         }
         let NewEvent { tenant, event_type, ordering_key, payload } = event;
-        let payload = node.admit(payload).ok_or(AcceptError::Busy { retry_after_s: RETRY_AFTER_S })?;
+        let account = node.budget.tenant(&tenant);
+        let payload = account.admit(payload).ok_or(AcceptError::BUSY)?;
         let subscriptions = node.matches.of(&*self.store, &tenant, &event_type).await?;
         if subscriptions.len() > MAX_FAN_OUT {
             return Err(AcceptError::TooManyDeliveries { matched: subscriptions.len(), limit: MAX_FAN_OUT });
         }
-        let claim = Claim::on(FanOut::new(node.clone(), supervisor.clone()));
+        let claim = FanOut::claim(node.clone(), supervisor.clone(), account).ok_or(AcceptError::BUSY)?;
         let key = key.map(|key| key.in_scope(format!("events/{tenant}")));
         let what = What::Event { tenant, event_type, ordering_key, payload, subscriptions };
         match write(node, claim, what, key).await? {
@@ -324,15 +327,13 @@ impl Engine {
     /// A claim on the subscription's entry. An entry that closed meanwhile is looked up again, once: it was passivated,
     /// or the subscription was deleted.
     async fn claim(&self, active: &Active) -> Result<Claim, AcceptError> {
-        let id = active.subscription.id;
-        if active.entry.claim() {
-            return Ok(Claim::on(active.entry.clone()));
-        }
-        let again = self.activate(id).await?;
-        if again.entry.claim() {
-            return Ok(Claim::on(again.entry));
-        }
-        Err(AcceptError::Busy { retry_after_s: RETRY_AFTER_S })
+        let again = match active.entry.claim() {
+            Ok(()) => return Ok(Claim::on(active.entry.clone())),
+            Err(Unclaimed::Busy) => return Err(AcceptError::BUSY),
+            Err(Unclaimed::Closed) => self.activate(active.subscription.id).await?,
+        };
+        again.entry.claim().map_err(|_| AcceptError::BUSY)?;
+        Ok(Claim::on(again.entry))
     }
 
     /// Puts a new subscription where its first event will look for it.
@@ -374,7 +375,7 @@ impl Engine {
             store: self.store.name(),
             cache: self.cache.status(),
             active_subscriptions: node.map_or(0, |node| node.active()),
-            attempts_in_flight: node.map_or(0, |node| node.attempts_in_flight()),
+            attempts_in_flight: node.map_or(0, |node| node.attempts.held()),
         }
     }
 
@@ -397,10 +398,9 @@ impl Engine {
         let Some(Handles { node, supervisor, .. }) = self.running.get() else { return };
         node.draining.store(true, Ordering::Relaxed);
         let _ = supervisor.cast(supervisor::Message::Drain);
-        // Every permit back means: every attempt ended and its log row is durable.
-        let all = u32::try_from(MAX_ATTEMPTS).unwrap_or(u32::MAX);
-        if timeout(patience, node.attempts.acquire_many(all)).await.is_err() {
-            let left = node.attempts_in_flight();
+        // Every place free means: every attempt ended and its log row is durable.
+        if timeout(patience, node.attempts.all_free()).await.is_err() {
+            let left = node.attempts.held();
             tracing::warn!(left, "stopping with attempts under way; they will be made again");
         }
         node.writer.close();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use ractor::ActorRef;
 
+use super::budget::Account;
 use super::node::Node;
 use super::subscription::Message;
 use crate::delivery::{
@@ -42,6 +43,8 @@ impl Config {
 
 pub(super) struct Entry {
     pub id: SubscriptionId,
+    /// What it holds of the node's budget.
+    pub account: Arc<Account>,
     config: ArcSwap<Config>,
     node: Arc<Node>,
     intake: Mutex<Intake>,
@@ -81,6 +84,15 @@ struct Intake {
     last_used: Timestamp,
 }
 
+/// Why an entry takes no submission.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unclaimed {
+    /// Whoever still holds it looks the subscription up again.
+    Closed,
+    /// The subscription, its tenant or the node has too many under way.
+    Busy,
+}
+
 /// How long an actor stays that does nothing: long enough to spare a chatty subscription the reload.
 pub(super) const PASSIVATE_AFTER: Duration = Duration::from_secs(60);
 /// Most deliveries that are kept beside a page that is being read.
@@ -91,8 +103,10 @@ impl Entry {
     /// store already.
     pub fn new(config: Arc<Config>, node: Arc<Node>, tried_through: DeliveryId, must_look: bool) -> Arc<Self> {
         let last_used = node.parts.clock.steady();
+        let tenant = node.budget.tenant(&config.subscription.tenant);
         Arc::new(Self {
             id: config.subscription.id,
+            account: Account::of_subscription(tenant),
             config: ArcSwap::new(config),
             intake: Mutex::new(Intake {
                 actor: None,
@@ -138,13 +152,17 @@ impl Entry {
         let _ = self.lock().cast(message);
     }
 
-    /// Claims a place for a submission; `false` when the entry is closed.
-    pub fn claim(&self) -> bool {
+    /// Claims a place for a submission.
+    pub fn claim(&self) -> Result<(), Unclaimed> {
         let mut intake = self.lock();
-        if !intake.closed {
-            intake.submitted += 1;
+        if intake.closed {
+            return Err(Unclaimed::Closed);
         }
-        !intake.closed
+        if !self.account.submit() {
+            return Err(Unclaimed::Busy);
+        }
+        intake.submitted += 1;
+        Ok(())
     }
 
     /// The actor runs (again). Everything that the last one had in memory is read from the store.
@@ -320,6 +338,7 @@ impl DeliverySink for Entry {
     }
 
     fn released(&self) {
+        self.account.submitted();
         self.lock().submitted -= 1;
     }
 }

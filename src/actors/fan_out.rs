@@ -8,10 +8,11 @@ use std::time::Duration;
 use ractor::ActorRef;
 use tokio::time::Instant;
 
+use super::budget::Account;
 use super::node::Node;
 use super::supervisor;
 use crate::delivery::{Delivery, SubscriptionId};
-use crate::store::writer::DeliverySink;
+use crate::store::writer::{Claim, DeliverySink};
 use crate::store::{Result, Store};
 
 /// Most deliveries of one event: a commit of this size takes seconds, and everyone else's waits for it.
@@ -26,11 +27,14 @@ const MAX_MATCHES: usize = 1_000_000;
 pub(super) struct FanOut {
     node: Arc<Node>,
     supervisor: ActorRef<supervisor::Message>,
+    /// The tenant's.
+    account: Arc<Account>,
 }
 
 impl FanOut {
-    pub fn new(node: Arc<Node>, supervisor: ActorRef<supervisor::Message>) -> Arc<Self> {
-        Arc::new(Self { node, supervisor })
+    /// With a place in the writer's queue; `None` when its tenant or the node has too many there.
+    pub fn claim(node: Arc<Node>, supervisor: ActorRef<supervisor::Message>, account: Arc<Account>) -> Option<Claim> {
+        account.submit().then(|| Claim::on(Arc::new(Self { node, supervisor, account })))
     }
 }
 
@@ -40,6 +44,7 @@ impl DeliverySink for FanOut {
     }
 
     fn released(&self) {
+        self.account.submitted();
         // After the commit, and once for all of them: the actors of a large fan-out are started a few at a time.
         if self.node.has_unclaimed() {
             let _ = self.supervisor.cast(supervisor::Message::Unclaimed);

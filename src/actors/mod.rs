@@ -6,11 +6,14 @@
 //!    └────── submit ───▶ writer ── committed, recorded ──▶ entry ── cast ──▶ ┘
 //! ```
 
+mod attempts;
+mod budget;
 mod engine;
 mod entry;
 mod fan_out;
 mod janitor;
 mod node;
+mod shares;
 mod subscription;
 mod supervisor;
 

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::attempts::Permit;
 use super::entry::{Config, Entry, PASSIVATE_AFTER};
 use super::node::Node;
+use super::shares::{Claimant, Standing};
 use super::supervisor;
 use crate::delivery::{
     Action, AttemptLog, AttemptResult, Delivery, DeliveryId, Input, MAX_RETRIES_HELD, Machine, Outcome, Retry,
@@ -52,7 +53,7 @@ pub(super) struct Attempted {
     result: AttemptResult,
     /// What it was made with; the subscription may have been changed since.
     config: Arc<Config>,
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
 }
 
 pub(super) struct SubscriptionActor;
@@ -71,8 +72,10 @@ pub(super) struct State {
     /// Attempts and reads. They end with the actor.
     tasks: JoinSet<()>,
     wakeup: Option<(Timestamp, AbortHandle)>,
+    /// As its last attempt went.
+    standing: Standing,
     /// Of the attempt that ended in this message, until its record takes them.
-    ended: Option<(Arc<Config>, OwnedSemaphorePermit)>,
+    ended: Option<(Arc<Config>, Permit)>,
 }
 
 impl Actor for SubscriptionActor {
@@ -85,7 +88,8 @@ impl Actor for SubscriptionActor {
         let subscription = entry.config().subscription.clone();
         let limits = subscription.settings.limits(&node.parts.defaults, subscription.drop_through);
         let machine = Machine::new(entry.id, limits, subscription.disabled.is_none());
-        Ok(State { entry, node, supervisor, machine, tasks: JoinSet::new(), wakeup: None, ended: None })
+        let standing = if subscription.failing_since.is_some() { Standing::Suspect } else { Standing::New };
+        Ok(State { entry, node, supervisor, machine, tasks: JoinSet::new(), wakeup: None, standing, ended: None })
     }
 
     async fn post_start(&self, myself: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -131,6 +135,7 @@ impl State {
                 let waited = self.node.parts.clock.wall().since(id.accepted_at());
                 self.node.parts.metrics.attempted(&result, number, waited);
                 let stale = config.subscription.version != self.entry.config().subscription.version;
+                self.standing = if result.succeeded() { Standing::Proven } else { Standing::Suspect };
                 self.ended = Some((config, permit));
                 Input::Attempted { id, result, stale }
             }
@@ -189,7 +194,7 @@ impl State {
     }
 
     fn counted(&self, mut delivery: Delivery) -> Delivery {
-        delivery.payload = self.node.count(delivery.payload);
+        delivery.payload = self.entry.account.count(delivery.payload);
         delivery
     }
 
@@ -228,10 +233,11 @@ impl State {
 
     fn attempt(&mut self, delivery: Delivery, number: u32, myself: &ActorRef<Message>) {
         let entry = self.entry.clone();
+        let tenant = entry.config().subscription.tenant.clone();
+        let claimant = Claimant { subscription: entry.id, tenant, standing: self.standing };
         self.spawn(myself, move |node, myself| async move {
             let id = delivery.id;
-            // The semaphore is never closed.
-            let Ok(permit) = node.attempts.clone().acquire_owned().await else { return };
+            let permit = node.attempts.take(claimant).await;
             // After the wait for a place, which may have been long: what was changed meanwhile counts.
             let config = entry.config();
             if node.is_draining() || entry.is_closed() || config.subscription.disabled.is_some() {
@@ -252,7 +258,10 @@ impl State {
     }
 
     fn record(&mut self, id: DeliveryId, number: u32, outcome: Outcome, result: AttemptResult, retry: RetryChange) {
-        let (config, permit) = self.ended.take().map_or_else(|| (self.entry.config(), None), |(c, p)| (c, Some(p)));
+        let (config, permit) = match self.ended.take() {
+            Some((config, permit)) => (config, Some(Box::new(permit) as _)),
+            None => (self.entry.config(), None),
+        };
         log_outcome(id, self.entry.id, number, outcome, &result);
         self.node.parts.metrics.outcome(outcome);
         let log = AttemptLog {

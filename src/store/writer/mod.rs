@@ -13,7 +13,7 @@ mod tests;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use uuid::Uuid;
 
 use self::records::Records;
@@ -150,6 +150,9 @@ pub struct Submission {
     pub reply: oneshot::Sender<Result<Stored, WriteError>>,
 }
 
+/// A place that is free again when this is dropped.
+pub type Permit = Box<dyn Send + Sync>;
+
 /// An attempt to be logged.
 pub struct Record {
     /// Told when it is durable.
@@ -160,7 +163,7 @@ pub struct Record {
     pub retry: RetryChange,
     /// The attempt's place among the node's attempts: it is free again when the row is durable, so that attempts that
     /// are not yet logged are bounded. `None` when there was no attempt.
-    pub permit: Option<OwnedSemaphorePermit>,
+    pub permit: Option<Permit>,
     /// Its row goes with the next commit, because somebody waits for what follows from it. Others wait for each other.
     pub urgent: bool,
 }

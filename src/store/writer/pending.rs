@@ -3,12 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::super::{Batch, IdempotencyKey};
-use super::{Claim, Key, Record, RecordSink, Stored, Submission, What, WriteError};
+use super::{Claim, Key, Permit, Record, RecordSink, Stored, Submission, What, WriteError};
 use crate::delivery::{AttemptLog, Delivery, DeliveryId, Event, EventId, RetryChange, Timestamp};
 
 type Reply = oneshot::Sender<Result<Stored, WriteError>>;
@@ -19,7 +19,7 @@ pub(super) struct Pending {
     pub taken_at: Instant,
     producers: Vec<Producer>,
     record_sinks: Vec<Arc<dyn RecordSink>>,
-    permits: Vec<Option<OwnedSemaphorePermit>>,
+    permits: Vec<Option<Permit>>,
     pub position_sinks: Vec<Arc<dyn RecordSink>>,
 }
 

@@ -318,11 +318,11 @@ impl Under {
         self.writer.record(Record { urgent: false, ..self.record_of(id, RetryChange::None, None) });
     }
 
-    pub fn record_with(&self, id: DeliveryId, retry: RetryChange, permit: Option<OwnedSemaphorePermit>) {
+    pub fn record_with(&self, id: DeliveryId, retry: RetryChange, permit: Option<Permit>) {
         self.writer.record(self.record_of(id, retry, permit));
     }
 
-    fn record_of(&self, delivery_id: DeliveryId, retry: RetryChange, permit: Option<OwnedSemaphorePermit>) -> Record {
+    fn record_of(&self, delivery_id: DeliveryId, retry: RetryChange, permit: Option<Permit>) -> Record {
         let log = AttemptLog {
             id: Uuid::nil(),
             delivery_id,
