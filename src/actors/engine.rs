@@ -10,21 +10,24 @@ use tokio::sync::{SetOnce, broadcast, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::entry::{Entry, Unclaimed};
-use super::fan_out::{FanOut, MAX_FAN_OUT};
+use super::entry::{Entry, Full, Unclaimed};
+use super::fan_out::{FanOut, MAX_FAN_OUT, split_full};
 use super::janitor::Janitor;
 use super::node::{Node, Parts, longest_wait};
+use super::subscription;
 use super::supervisor::{self, Supervisor};
 use crate::cache::{Cache, Change};
-use crate::delivery::{DeliveryId, EventId, Subscription, SubscriptionId, subscribed};
+use crate::delivery::{DeliveryId, EventId, Outcome, Snapshot, Subscription, SubscriptionId, Waits, subscribed};
 use crate::outbound::signing::SigningKeys;
 use crate::store::writer::{Claim, Key, Stored, Submission, What, WriteError, Writer};
-use crate::store::{Recovery, Store, StoreError};
+use crate::store::{EventDelivery, Recovery, Store, StoreError};
 
 /// How long a producer waits for its commit. A store that is slower than this is down, as far as it is concerned.
 const ACK_TIMEOUT: Duration = Duration::from_secs(6);
 /// How long an activation may take before its event is refused.
 const ACTIVATION_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an actor may take to say how it is: it waits for nobody.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a refused producer is told to wait.
 const RETRY_AFTER_S: u64 = 2;
 
@@ -113,6 +116,21 @@ pub struct Published {
     pub id: EventId,
     /// All its deliveries, by id.
     pub deliveries: Vec<(SubscriptionId, DeliveryId)>,
+    /// Those recorded as failed because the backlog of their subscription is full.
+    pub refused: Vec<(SubscriptionId, DeliveryId)>,
+}
+
+/// A subscription's actor at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LiveState {
+    /// Its machine.
+    pub snapshot: Snapshot,
+    /// Unfinished deliveries.
+    pub backlog: u64,
+    /// Most of them; at the limit new events are refused.
+    pub max_backlog: u64,
+    /// Deliveries that have ended a second, of late.
+    pub drain_rate_per_s: f64,
 }
 
 /// Why an event was not accepted. Nothing of it is stored, unless the doc says otherwise.
@@ -139,6 +157,18 @@ pub enum AcceptError {
         /// Seconds until another try makes sense.
         retry_after_s: u64,
     },
+    /// The subscription has as many unfinished deliveries as it may.
+    #[error("subscription {id} has {backlog} unfinished deliveries, and may have {limit}")]
+    BacklogFull {
+        /// Whose.
+        id: SubscriptionId,
+        /// Unfinished deliveries.
+        backlog: u64,
+        /// Most of them.
+        limit: u64,
+        /// Seconds until there is room, at the rate at which they end.
+        retry_after_s: u64,
+    },
     /// The key was used with another request.
     #[error("the idempotency key was used with another request")]
     KeyReused,
@@ -157,6 +187,15 @@ pub enum AcceptError {
 
 impl AcceptError {
     const BUSY: Self = Self::Busy { retry_after_s: RETRY_AFTER_S };
+
+    fn of(id: SubscriptionId, unclaimed: &Unclaimed) -> Self {
+        match *unclaimed {
+            Unclaimed::Closed | Unclaimed::Busy => Self::BUSY,
+            Unclaimed::Full(Full { backlog, limit, retry_after_s }) => {
+                Self::BacklogFull { id, backlog, limit, retry_after_s }
+            }
+        }
+    }
 
     fn unavailable(reason: &str) -> Self {
         Self::Unavailable { reason: reason.to_owned(), retry_after_s: RETRY_AFTER_S }
@@ -262,6 +301,7 @@ impl Engine {
         &self,
         active: &Active,
         event_type: Option<Arc<str>>,
+        ordering_key: Option<Arc<str>>,
         payload: Bytes,
         key: Option<RequestKey>,
     ) -> Result<Accepted<DeliveryId>, AcceptError> {
@@ -276,11 +316,11 @@ impl Engine {
         let payload = active.entry.account.admit(payload).ok_or(AcceptError::BUSY)?;
         let claim = self.claim(active).await?;
         let scope = || format!("ingest/{id}");
-        let what = What::Delivery { subscription_id: id, event_type, ordering_key: None, payload };
+        let what = What::Delivery { subscription_id: id, event_type, ordering_key, payload };
         match write(node, claim, what, key.map(|key| key.in_scope(scope()))).await? {
             Stored::Delivery(delivery) => Ok(Accepted { outcome: delivery, replayed: false }),
             Stored::Before(outcome) => Ok(Accepted { outcome: DeliveryId(outcome), replayed: true }),
-            Stored::Event(..) => Err(AcceptError::Rejected("a delivery became an event".to_owned())),
+            Stored::Event { .. } => Err(AcceptError::Rejected("a delivery became an event".to_owned())),
         }
     }
 
@@ -299,9 +339,13 @@ impl Engine {
         }
         let claim = FanOut::claim(node.clone(), supervisor.clone(), account).ok_or(AcceptError::BUSY)?;
         let key = key.map(|key| key.in_scope(format!("events/{tenant}")));
-        let what = What::Event { tenant, event_type, ordering_key, payload, subscriptions };
+        let (subscriptions, refused) = split_full(node, subscriptions);
+        let what = What::Event { tenant, event_type, ordering_key, payload, subscriptions, refused };
         match write(node, claim, what, key).await? {
-            Stored::Event(id, deliveries) => Ok(Accepted { outcome: Published { id, deliveries }, replayed: false }),
+            Stored::Event { id, mut deliveries, refused } => {
+                deliveries.extend(&refused);
+                Ok(Accepted { outcome: Published { id, deliveries, refused }, replayed: false })
+            }
             Stored::Before(outcome) => {
                 let published = self.published(EventId(outcome)).await?;
                 Ok(Accepted { outcome: published, replayed: true })
@@ -313,26 +357,38 @@ impl Engine {
     /// What an event was answered with.
     async fn published(&self, id: EventId) -> Result<Published, AcceptError> {
         const PAGE: usize = 1000;
-        let mut deliveries = Vec::new();
+        let (mut deliveries, mut refused) = (Vec::new(), Vec::new());
         loop {
             let after = deliveries.last().map_or(DeliveryId::MIN, |(_, delivery)| *delivery);
             let page = self.store.event_deliveries(id, after, PAGE).await?;
-            deliveries.extend(page.iter().map(|delivery| (delivery.subscription_id, delivery.id)));
+            for EventDelivery { id, subscription_id, last_outcome, .. } in &page {
+                deliveries.push((*subscription_id, *id));
+                if *last_outcome == Some(Outcome::Failure) && self.was_refused(*id).await? {
+                    refused.push((*subscription_id, *id));
+                }
+            }
             if page.len() < PAGE {
-                return Ok(Published { id, deliveries });
+                return Ok(Published { id, deliveries, refused });
             }
         }
+    }
+
+    /// Whether the delivery ended without an attempt because its subscription's backlog was full.
+    async fn was_refused(&self, id: DeliveryId) -> Result<bool, StoreError> {
+        let record = self.store.delivery(id).await?;
+        Ok(record.and_then(|record| record.attempts.first().map(|log| log.attempt_number == 0)).unwrap_or(false))
     }
 
     /// A claim on the subscription's entry. An entry that closed meanwhile is looked up again, once: it was passivated,
     /// or the subscription was deleted.
     async fn claim(&self, active: &Active) -> Result<Claim, AcceptError> {
+        let id = active.subscription.id;
         let again = match active.entry.claim() {
             Ok(()) => return Ok(Claim::on(active.entry.clone())),
-            Err(Unclaimed::Busy) => return Err(AcceptError::BUSY),
-            Err(Unclaimed::Closed) => self.activate(active.subscription.id).await?,
+            Err(Unclaimed::Closed) => self.activate(id).await?,
+            Err(unclaimed) => return Err(AcceptError::of(id, &unclaimed)),
         };
-        again.entry.claim().map_err(|_| AcceptError::BUSY)?;
+        again.entry.claim().map_err(|unclaimed| AcceptError::of(id, &unclaimed))?;
         Ok(Claim::on(again.entry))
     }
 
@@ -359,6 +415,23 @@ impl Engine {
             heard(supervisor, |done| supervisor::Message::Deleted(id, Some(done))).await;
         }
         self.cache.deleted(id).await;
+    }
+
+    /// The subscription's actor as it is now; `None` when it does not run.
+    pub async fn state(&self, id: SubscriptionId) -> Result<Option<LiveState>, AcceptError> {
+        let Some(entry) = self.handles()?.node.entry(id) else { return Ok(None) };
+        let Some(snapshot) = ask(&entry, subscription::Message::Snapshot).await? else { return Ok(None) };
+        let (backlog, drain_rate_per_s) = entry.backlog();
+        let in_memory = snapshot.ready + snapshot.retries + snapshot.in_flight;
+        let max_backlog = entry.config().subscription.settings.max_backlog();
+        let backlog = backlog.unwrap_or(in_memory as u64);
+        Ok(Some(LiveState { snapshot, backlog, max_backlog, drain_rate_per_s }))
+    }
+
+    /// What an unfinished delivery waits for; `None` when its actor does not run or does not know.
+    pub async fn why(&self, subscription: SubscriptionId, delivery: DeliveryId) -> Result<Option<Waits>, AcceptError> {
+        let Some(entry) = self.handles()?.node.entry(subscription) else { return Ok(None) };
+        ask(&entry, |answer| subscription::Message::Why(delivery, answer)).await
     }
 
     /// How the engine is.
@@ -437,6 +510,21 @@ async fn heard(
     let (done, wait) = oneshot::channel();
     if supervisor.cast(message(done)).is_ok() {
         let _ = wait.await;
+    }
+}
+
+/// Asks the subscription's actor; `None` when it does not run (any more), or does not know.
+async fn ask<T>(
+    entry: &Entry,
+    message: impl FnOnce(oneshot::Sender<Option<T>>) -> subscription::Message,
+) -> Result<Option<T>, AcceptError> {
+    let (answer, wait) = oneshot::channel();
+    if !entry.cast(message(answer)) {
+        return Ok(None);
+    }
+    match timeout(ASK_TIMEOUT, wait).await {
+        Ok(answer) => Ok(answer.unwrap_or(None)),
+        Err(_) => Err(AcceptError::unavailable("the subscription's actor did not answer in time")),
     }
 }
 

@@ -12,7 +12,7 @@ use super::budget::Account;
 use super::node::Node;
 use super::supervisor;
 use crate::delivery::{Delivery, SubscriptionId};
-use crate::store::writer::{Claim, DeliverySink};
+use crate::store::writer::{Claim, DeliverySink, Refused};
 use crate::store::{Result, Store};
 
 /// Most deliveries of one event: a commit of this size takes seconds, and everyone else's waits for it.
@@ -50,6 +50,23 @@ impl DeliverySink for FanOut {
             let _ = self.supervisor.cast(supervisor::Message::Unclaimed);
         }
     }
+}
+
+/// Who gets an event and, of those that want it, whose backlog is full. Of a subscription without an actor nobody knows
+/// that, and it gets it.
+pub(super) fn split_full(node: &Node, wanted: Arc<[SubscriptionId]>) -> (Arc<[SubscriptionId]>, Arc<[Refused]>) {
+    let full = |id: &SubscriptionId| {
+        let entry = node.entry(*id)?;
+        let target_url = entry.config().subscription.target_url.clone();
+        entry.full().map(|full| Refused { subscription_id: *id, target_url, max_backlog: full.limit })
+    };
+    let refused: Vec<_> = wanted.iter().filter_map(full).collect();
+    if refused.is_empty() {
+        return (wanted, Arc::default());
+    }
+    let mut left = refused.iter().map(|refused| refused.subscription_id).peekable();
+    let takes = wanted.iter().copied().filter(|id| left.next_if_eq(id).is_none()).collect();
+    (takes, refused.into())
 }
 
 /// The store's answers of a moment ago to who wants which events.

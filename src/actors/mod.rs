@@ -7,6 +7,7 @@
 //! ```
 
 mod attempts;
+mod backlog;
 mod budget;
 mod engine;
 mod entry;
@@ -17,5 +18,7 @@ mod shares;
 mod subscription;
 mod supervisor;
 
-pub use engine::{AcceptError, Accepted, Active, Engine, EngineStatus, NewEvent, Published, RequestKey, Running};
+pub use engine::{
+    AcceptError, Accepted, Active, Engine, EngineStatus, LiveState, NewEvent, Published, RequestKey, Running,
+};
 pub use node::Parts;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::attempts::Permit;
@@ -12,8 +13,8 @@ use super::node::Node;
 use super::shares::{Claimant, Standing};
 use super::supervisor;
 use crate::delivery::{
-    Action, AttemptLog, AttemptResult, Delivery, DeliveryId, Input, MAX_RETRIES_HELD, Machine, Outcome, Retry,
-    RetryChange, Timestamp,
+    Action, AttemptLog, AttemptResult, Delivery, DeliveryId, DisabledReason, Input, MAX_RETRIES_HELD, Machine, Outcome,
+    Retry, RetryChange, Snapshot, Timestamp, Waits,
 };
 use crate::outbound::client::AttemptRequest;
 use crate::store::writer::Record;
@@ -44,6 +45,10 @@ pub(super) enum Message {
     Review,
     /// A task of its own panicked.
     TaskLost,
+    /// How it is.
+    Snapshot(oneshot::Sender<Option<Snapshot>>),
+    /// What a delivery waits for.
+    Why(DeliveryId, oneshot::Sender<Option<Waits>>),
 }
 
 /// An attempt that ended.
@@ -117,7 +122,7 @@ impl Actor for SubscriptionActor {
             state.ended = None;
             state.arm(&myself);
         }
-        state.entry.sync(read, &state.machine);
+        state.entry.sync(read, &state.machine, state.wakeup.as_ref().map(|(at, _)| *at));
         if state.machine.is_deleted() && !state.machine.is_busy() {
             myself.stop(Some("deleted".to_owned()));
         }
@@ -141,7 +146,11 @@ impl State {
             }
             Message::NotSent(id) => Input::NotSent(id),
             Message::Recorded(id) => Input::Recorded(id),
-            Message::Loaded(Ok(pending)) => self.started(pending),
+            Message::Loaded(Ok(pending)) => {
+                let started = self.started(pending);
+                self.count_backlog(myself);
+                started
+            }
             Message::Loaded(Err(error)) => {
                 tracing::warn!(subscription_id = %self.entry.id, %error, "could not read what is pending; trying again");
                 self.load_after(myself, STORE_RETRY);
@@ -171,12 +180,21 @@ impl State {
                 return Ok(None);
             }
             Message::TaskLost => return Err("a task of this actor panicked".into()),
+            // Whoever asked may have gone.
+            Message::Snapshot(answer) => {
+                let _ = answer.send(self.machine.snapshot(self.node.parts.clock.steady()));
+                return Ok(None);
+            }
+            Message::Why(id, answer) => {
+                let _ = answer.send(self.machine.why(self.node.parts.clock.steady(), id));
+                return Ok(None);
+            }
         }))
     }
 
     fn started(&self, pending: Pending) -> Input {
-        let (cursor, behind) = self.entry.start(pending.position);
         let all_retries = pending.retries.len() < MAX_RETRIES_HELD;
+        let (cursor, behind) = self.entry.start(pending.position, all_retries.then_some(pending.retries.len()));
         let failing_since = self.entry.config().subscription.failing_since;
         Input::Started { cursor, behind, retries: pending.retries, all_retries, failing_since }
     }
@@ -226,7 +244,7 @@ impl State {
                 Message::Payloads(ids, found)
             }),
             Action::FallBehind => self.entry.fall_behind(),
-            Action::SaveFailing(_) => {}
+            Action::SaveFailing(since) => self.save_failing(since, myself),
             Action::Disable(reason) => self.disable(reason, myself),
         }
     }
@@ -283,16 +301,41 @@ impl State {
         self.node.writer.record(Record { sink: self.entry.clone(), log, retry, permit, urgent });
     }
 
-    fn disable(&mut self, reason: crate::delivery::DisabledReason, myself: &ActorRef<Message>) {
+    /// Saves it until the store has it, or it is not so any more.
+    fn save_failing(&mut self, since: Option<Timestamp>, myself: &ActorRef<Message>) {
+        let entry = self.entry.clone();
+        entry.set_failing_since(since);
+        self.spawn(myself, move |node, _| async move {
+            while entry.config().subscription.failing_since == since {
+                match node.parts.store.save_failing(entry.id, since).await {
+                    Ok(()) => return node.parts.cache.put(&entry.config().subscription).await,
+                    Err(error) if error.is_retryable() => tokio::time::sleep(STORE_RETRY).await,
+                    Err(error) => {
+                        let id = entry.id;
+                        return tracing::warn!(subscription_id = %id, %error, "could not save since when it has failed");
+                    }
+                }
+            }
+        });
+    }
+
+    fn disable(&mut self, reason: DisabledReason, myself: &ActorRef<Message>) {
         tracing::warn!(subscription_id = %self.entry.id, reason = reason.as_str(), "disabling the subscription");
         let id = self.entry.id;
         let (supervisor, entry) = (self.supervisor.clone(), self.entry.clone());
-        let version = entry.config().subscription.version;
+        let config = entry.config();
+        let version = config.subscription.version;
+        let detail = match (reason, config.subscription.failing_since) {
+            (DisabledReason::Gone, _) => "the receiver answered 410 Gone".to_owned(),
+            (_, Some(since)) => format!("every attempt has failed since {since}"),
+            (_, None) => "every attempt has failed for as long as the subscription allows".to_owned(),
+        };
         self.spawn(myself, move |node, _| async move {
             // Until the store has it: meanwhile this actor makes no attempt, and the producers do not know why.
             while entry.config().subscription.version == version {
                 let change = SubscriptionChange {
                     disabled: Some(Some(reason)),
+                    detail: Some(detail.clone()),
                     only_version: Some(version),
                     ..SubscriptionChange::default()
                 };
@@ -317,12 +360,32 @@ impl State {
         if let Some(position) = self.entry.wanted_position(parked) {
             self.node.writer.position(self.entry.clone(), self.entry.id, position);
         }
+        self.count_backlog(myself);
         let idle = self.machine.is_idle(self.node.parts.clock.steady() + PASSIVATION_HORIZON);
         if idle && self.entry.is_unused(PASSIVATE_AFTER) && self.entry.try_close(self.machine.is_enabled()) {
             self.node.remove(&self.entry);
             self.node.parts.metrics.passivated();
             myself.stop(Some("idle".to_owned()));
         }
+    }
+
+    /// Sees to it that the entry knows how long the backlog is: from memory, if all of it is there, or else from the store.
+    fn count_backlog(&mut self, myself: &ActorRef<Message>) {
+        if let Some(now) = self.machine.snapshot(self.node.parts.clock.steady())
+            && !now.more_in_store
+            && now.in_flight == 0
+        {
+            self.entry.holds_all(now.ready + now.retries);
+        }
+        let Some((after, cap)) = self.entry.begin_count() else { return };
+        let entry = self.entry.clone();
+        self.spawn(myself, move |node, _| async move {
+            let count = node.parts.store.backlog(entry.id, after, cap).await;
+            if let Err(error) = &count {
+                tracing::debug!(subscription_id = %entry.id, %error, "could not count the backlog; asking again later");
+            }
+            entry.end_count(count.ok(), cap);
+        });
     }
 
     fn load(&mut self, myself: &ActorRef<Message>) {

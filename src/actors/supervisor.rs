@@ -143,7 +143,11 @@ impl Actor for Supervisor {
             Message::Review => state.review(),
             Message::Reconcile => state.reconcile(),
             Message::Versions(asked, found) => state.compare(&asked, found),
-            Message::Drain => state.node.entries().iter().for_each(|entry| entry.cast(subscription::Message::Drain)),
+            Message::Drain => {
+                for entry in state.node.entries() {
+                    entry.cast(subscription::Message::Drain);
+                }
+            }
         }
         Ok(())
     }

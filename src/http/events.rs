@@ -132,7 +132,11 @@ mod tests {
 
     fn shown(deliveries: usize) -> Value {
         let made = |n: usize| (SubscriptionId(n as i64), DeliveryId(Uuid::from_u128(n as u128)));
-        let event = Published { id: EventId(Uuid::nil()), deliveries: (1..=deliveries).map(made).collect() };
+        let event = Published {
+            id: EventId(Uuid::nil()),
+            deliveries: (1..=deliveries).map(made).collect(),
+            refused: Vec::new(),
+        };
         let shown = json!(Shown::new("acme", "order.created", &event));
         assert_matches("Published", &shown);
         assert_eq!(shown["matched"], deliveries);

@@ -109,7 +109,7 @@ async fn ingest<B: Buf>(
     json::check(&body).map_err(|why| Problem::new(Kind::InvalidJson, why))?;
     let parts = [event_type.as_deref().map(str::as_bytes), Some(&body[..])];
     let key = headers.key.map(|key| key.of_request(&parts)).transpose()?;
-    Ok((id, http.api.engine.accept(&active, event_type, body, key).await?))
+    Ok((id, http.api.engine.accept(&active, event_type, None, body, key).await?))
 }
 
 fn verify(keys: &SigningKeys, body: &Bytes, signature: &Text, peer: Option<Peer>) -> Result<(), Problem> {

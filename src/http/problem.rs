@@ -149,6 +149,9 @@ impl From<AcceptError> for Problem {
                 Kind::SubscriptionDisabled,
                 format!("subscription {id} is disabled: its receiver answered 410 Gone; a PUT enables it again"),
             ),
+            AcceptError::BacklogFull { retry_after_s, .. } => {
+                Self::new(Kind::Busy, error.to_string()).retry_after(retry_after_s)
+            }
             AcceptError::Busy { retry_after_s } => Self::new(Kind::Busy, error.to_string()).retry_after(retry_after_s),
             AcceptError::Unavailable { ref reason, retry_after_s } => {
                 Self::new(Kind::StoreUnavailable, reason.clone()).retry_after(retry_after_s)

@@ -20,7 +20,7 @@ use self::records::Records;
 use super::ids::IdSource;
 use super::{Store, StoreError};
 use crate::clock::Clock;
-use crate::delivery::{AttemptLog, Delivery, DeliveryId, EventId, RetryChange, SubscriptionId};
+use crate::delivery::{AttemptLog, Delivery, DeliveryId, EventId, Outcome, RetryChange, SubscriptionId};
 use crate::metrics::Metrics;
 
 /// Most events that wait for a commit. At ten thousand a second it is under a second of work: a queue that is longer
@@ -38,7 +38,7 @@ pub trait DeliverySink: Send + Sync + 'static {
 /// Whoever waits for attempts to be logged. Calls come in commit order, on the writer's task, and must not block.
 pub trait RecordSink: Send + Sync + 'static {
     /// An attempt's log row is durable.
-    fn recorded(&self, id: DeliveryId);
+    fn recorded(&self, id: DeliveryId, outcome: Outcome);
     /// The subscription's row in `positions` is durable, or gone.
     fn positioned(&self, position: Option<DeliveryId>);
 }
@@ -84,8 +84,15 @@ pub enum WriteError {
 pub enum Stored {
     /// A delivery of its own.
     Delivery(DeliveryId),
-    /// An event, and its deliveries by id.
-    Event(EventId, Vec<(SubscriptionId, DeliveryId)>),
+    /// An event.
+    Event {
+        /// The event.
+        id: EventId,
+        /// Its deliveries that were handed over, by id.
+        deliveries: Vec<(SubscriptionId, DeliveryId)>,
+        /// Those that ended at once, see [`Refused`].
+        refused: Vec<(SubscriptionId, DeliveryId)>,
+    },
     /// Nothing now: the same request was accepted before, and came to this delivery or event.
     Before(Uuid),
 }
@@ -127,7 +134,20 @@ pub enum What {
         payload: Bytes,
         /// Who gets it.
         subscriptions: Arc<[SubscriptionId]>,
+        /// Who would get it if there were room: their deliveries are recorded as failed in the same commit.
+        refused: Arc<[Refused]>,
     },
+}
+
+/// A subscription whose backlog is full: its delivery of an event ends without an attempt, and visibly.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// Whose it is.
+    pub subscription_id: SubscriptionId,
+    /// Where it would have been sent.
+    pub target_url: Arc<str>,
+    /// Most unfinished deliveries that it may have.
+    pub max_backlog: u64,
 }
 
 impl What {
