@@ -90,6 +90,11 @@ impl Account {
         may
     }
 
+    /// A place in the writer's queue for what must not be refused.
+    pub fn submit_owed(&self) {
+        self.add(|account| &account.submissions, 1);
+    }
+
     /// The submission has left the writer.
     pub fn submitted(&self) {
         self.subtract(|account| &account.submissions, 1);

@@ -10,8 +10,9 @@ use tokio::sync::{SetOnce, broadcast, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use super::announce;
 use super::entry::{Entry, Full, Unclaimed};
-use super::fan_out::{FanOut, MAX_FAN_OUT, split_full};
+use super::fan_out;
 use super::janitor::Janitor;
 use super::node::{Node, Parts, longest_wait};
 use super::subscription;
@@ -186,7 +187,7 @@ pub enum AcceptError {
 }
 
 impl AcceptError {
-    const BUSY: Self = Self::Busy { retry_after_s: RETRY_AFTER_S };
+    pub(super) const BUSY: Self = Self::Busy { retry_after_s: RETRY_AFTER_S };
 
     fn of(id: SubscriptionId, unclaimed: &Unclaimed) -> Self {
         match *unclaimed {
@@ -197,7 +198,7 @@ impl AcceptError {
         }
     }
 
-    fn unavailable(reason: &str) -> Self {
+    pub(super) fn unavailable(reason: &str) -> Self {
         Self::Unavailable { reason: reason.to_owned(), retry_after_s: RETRY_AFTER_S }
     }
 }
@@ -249,6 +250,7 @@ pub struct Running {
     writer: JoinHandle<()>,
     changes: JoinHandle<()>,
     janitor: JoinHandle<()>,
+    announcer: JoinHandle<()>,
     supervisor: JoinHandle<()>,
 }
 
@@ -275,6 +277,7 @@ impl Engine {
             writer: watched("writer", &ended, writer_task),
             changes: watched("changes", &ended, tokio::spawn(follow(changes, supervisor.clone()))),
             janitor: watched("janitor", &ended, tokio::spawn(Janitor::new(node.clone()).run())),
+            announcer: watched("announcer", &ended, tokio::spawn(announce::run(node.clone(), supervisor.clone()))),
             supervisor: watched("supervisor", &ended, supervisor_task),
         };
         let _ = self.running.set(Handles { node, supervisor, ended });
@@ -330,18 +333,8 @@ impl Engine {
         if node.is_draining() {
             return Err(AcceptError::unavailable("this process is stopping"));
         }
-        let NewEvent { tenant, event_type, ordering_key, payload } = event;
-        let account = node.budget.tenant(&tenant);
-        let payload = account.admit(payload).ok_or(AcceptError::BUSY)?;
-        let subscriptions = node.matches.of(&*self.store, &tenant, &event_type).await?;
-        if subscriptions.len() > MAX_FAN_OUT {
-            return Err(AcceptError::TooManyDeliveries { matched: subscriptions.len(), limit: MAX_FAN_OUT });
-        }
-        let claim = FanOut::claim(node.clone(), supervisor.clone(), account).ok_or(AcceptError::BUSY)?;
-        let key = key.map(|key| key.in_scope(format!("events/{tenant}")));
-        let (subscriptions, refused) = split_full(node, subscriptions);
-        let what = What::Event { tenant, event_type, ordering_key, payload, subscriptions, refused };
-        match write(node, claim, what, key).await? {
+        let key = key.map(|key| key.in_scope(format!("events/{}", event.tenant)));
+        match fan_out::publish(node, supervisor, event, key).await? {
             Stored::Event { id, mut deliveries, refused } => {
                 deliveries.extend(&refused);
                 Ok(Accepted { outcome: Published { id, deliveries, refused }, replayed: false })
@@ -484,6 +477,7 @@ impl Engine {
         }
         running.changes.abort();
         running.janitor.abort();
+        running.announcer.abort();
         supervisor.stop(None);
         let _ = timeout(FLUSH_TIMEOUT, running.supervisor).await;
     }
@@ -529,7 +523,7 @@ async fn ask<T>(
 }
 
 /// Submits it, and waits for the commit.
-async fn write(node: &Node, claim: Claim, what: What, key: Option<Key>) -> Result<Stored, AcceptError> {
+pub(super) async fn write(node: &Node, claim: Claim, what: What, key: Option<Key>) -> Result<Stored, AcceptError> {
     let started = Instant::now();
     let (reply, answer) = oneshot::channel();
     node.writer.submit(Submission { claim, what, key, reply })?;

@@ -9,11 +9,13 @@ use ractor::ActorRef;
 use tokio::time::Instant;
 
 use super::budget::Account;
+use super::engine::write;
 use super::node::Node;
 use super::supervisor;
+use super::{AcceptError, NewEvent};
 use crate::delivery::{Delivery, SubscriptionId};
-use crate::store::writer::{Claim, DeliverySink, Refused};
-use crate::store::{Result, Store};
+use crate::store::writer::{Claim, DeliverySink, Key, Refused, Stored, What};
+use crate::store::{Store, StoreError};
 
 /// Most deliveries of one event: a commit of this size takes seconds, and everyone else's waits for it.
 pub(super) const MAX_FAN_OUT: usize = 100_000;
@@ -36,6 +38,12 @@ impl FanOut {
     pub fn claim(node: Arc<Node>, supervisor: ActorRef<supervisor::Message>, account: Arc<Account>) -> Option<Claim> {
         account.submit().then(|| Claim::on(Arc::new(Self { node, supervisor, account })))
     }
+
+    /// For an event that must not be refused.
+    pub fn owed(node: Arc<Node>, supervisor: ActorRef<supervisor::Message>, account: Arc<Account>) -> Claim {
+        account.submit_owed();
+        Claim::on(Arc::new(Self { node, supervisor, account }))
+    }
 }
 
 impl DeliverySink for FanOut {
@@ -50,6 +58,26 @@ impl DeliverySink for FanOut {
             let _ = self.supervisor.cast(supervisor::Message::Unclaimed);
         }
     }
+}
+
+/// Makes the event durable with a delivery for every subscription that wants it.
+pub(super) async fn publish(
+    node: &Arc<Node>,
+    supervisor: &ActorRef<supervisor::Message>,
+    event: NewEvent,
+    key: Option<Key>,
+) -> Result<Stored, AcceptError> {
+    let NewEvent { tenant, event_type, ordering_key, payload } = event;
+    let account = node.budget.tenant(&tenant);
+    let payload = account.admit(payload).ok_or(AcceptError::BUSY)?;
+    let subscriptions = node.matches.of(&*node.parts.store, &tenant, &event_type).await?;
+    if subscriptions.len() > MAX_FAN_OUT {
+        return Err(AcceptError::TooManyDeliveries { matched: subscriptions.len(), limit: MAX_FAN_OUT });
+    }
+    let claim = FanOut::claim(node.clone(), supervisor.clone(), account).ok_or(AcceptError::BUSY)?;
+    let (subscriptions, refused) = split_full(node, subscriptions);
+    let what = What::Event { tenant, event_type, ordering_key, payload, subscriptions, refused };
+    write(node, claim, what, key).await
 }
 
 /// Who gets an event and, of those that want it, whose backlog is full. Of a subscription without an actor nobody knows
@@ -98,7 +126,7 @@ impl Matches {
         store: &dyn Store,
         tenant: &Arc<str>,
         event_type: &Arc<str>,
-    ) -> Result<Arc<[SubscriptionId]>> {
+    ) -> Result<Arc<[SubscriptionId]>, StoreError> {
         // Read before the store is: what changes meanwhile makes the answer old.
         let generation = self.generation.load(Ordering::Relaxed);
         let key = (tenant.clone(), event_type.clone());

@@ -6,6 +6,7 @@
 //!    └────── submit ───▶ writer ── committed, recorded ──▶ entry ── cast ──▶ ┘
 //! ```
 
+mod announce;
 mod attempts;
 mod backlog;
 mod budget;

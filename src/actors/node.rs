@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::attempts::Attempts;
 use super::budget::{Budget, MAX_PAYLOAD_BYTES};
 use super::entry::Entry;
@@ -53,6 +55,8 @@ pub(super) struct Node {
     /// As last handed to the writer. Whoever decides on what it may not pass holds it meanwhile.
     watermark: Mutex<DeliveryId>,
     pub matches: Matches,
+    /// A subscription may have been enabled or disabled.
+    pub changed: Notify,
     /// The first delivery of each subscription that was committed while it had no actor. Held while an entry is made, so
     /// that a delivery is either here or handed to the entry.
     unclaimed: Mutex<BTreeMap<SubscriptionId, DeliveryId>>,
@@ -70,6 +74,7 @@ impl Node {
             reachable: AtomicBool::new(true),
             watermark: Mutex::new(watermark),
             matches: Matches::default(),
+            changed: Notify::new(),
             unclaimed: Mutex::default(),
             directory: RwLock::default(),
         })

@@ -7,6 +7,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::announce;
 use super::attempts::Permit;
 use super::entry::{Config, Entry, PASSIVATE_AFTER};
 use super::node::Node;
@@ -219,8 +220,8 @@ impl State {
     fn perform(&mut self, action: Action, myself: &ActorRef<Message>) {
         match action {
             Action::Attempt { delivery, number } => self.attempt(delivery, number, myself),
-            Action::Record { id, number, outcome, result, retry, event_type: _ } => {
-                self.record(id, number, outcome, result, retry)
+            Action::Record { id, number, outcome, result, retry, event_type } => {
+                self.record(id, number, outcome, result, retry, event_type);
             }
             // The node holds as much as it may: no more comes in, except what keeps this subscription going.
             Action::LoadPage { .. } if self.node.must_spill() && self.machine.held_bytes() > 0 => {
@@ -275,7 +276,15 @@ impl State {
         });
     }
 
-    fn record(&mut self, id: DeliveryId, number: u32, outcome: Outcome, result: AttemptResult, retry: RetryChange) {
+    fn record(
+        &mut self,
+        id: DeliveryId,
+        number: u32,
+        outcome: Outcome,
+        result: AttemptResult,
+        retry: RetryChange,
+        event_type: Option<Arc<str>>,
+    ) {
         let (config, permit) = match self.ended.take() {
             Some((config, permit)) => (config, Some(Box::new(permit) as _)),
             None => (self.entry.config(), None),
@@ -298,7 +307,14 @@ impl State {
         self.entry.begin_record();
         let place_wanted = !self.machine.has_room() || self.machine.ready() > 0;
         let urgent = outcome != Outcome::Success || place_wanted || self.node.is_draining();
-        self.node.writer.record(Record { sink: self.entry.clone(), log, retry, permit, urgent });
+        let record = Record { sink: self.entry.clone(), log, retry, permit, announcement: None, urgent };
+        if outcome == Outcome::Failure {
+            let (node, supervisor) = (self.node.clone(), self.supervisor.clone());
+            // Not a task of the actor's, with which it would end: the row must be written, whatever becomes of the actor.
+            tokio::spawn(record_announced(node, supervisor, config.subscription.tenant.clone(), event_type, record));
+        } else {
+            self.node.writer.record(record);
+        }
     }
 
     /// Saves it until the store has it, or it is not so any more.
@@ -442,6 +458,19 @@ impl State {
         });
         self.wakeup = Some((at, timer));
     }
+}
+
+/// Logs the end of a delivery, and tells those who want to hear of it.
+async fn record_announced(
+    node: Arc<Node>,
+    supervisor: ActorRef<supervisor::Message>,
+    tenant: Arc<str>,
+    event_type: Option<Arc<str>>,
+    mut record: Record,
+) {
+    let announcement = announce::exhausted(&node, &supervisor, &tenant, event_type.as_deref(), &record.log).await;
+    record.announcement = announcement.map(Box::new);
+    node.writer.record(record);
 }
 
 /// How long to wait before asking a store again that could not answer.

@@ -329,6 +329,7 @@ impl State {
 
     fn changed(&mut self, subscription: Box<Subscription>) {
         self.node.matches.forget();
+        self.node.changed.notify_one();
         let id = subscription.id;
         if let Some(activation) = self.activations.get_mut(&id) {
             if activation.changed.as_ref().is_none_or(|known| known.version < subscription.version) {

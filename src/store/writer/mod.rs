@@ -170,6 +170,14 @@ pub struct Submission {
     pub reply: oneshot::Sender<Result<Stored, WriteError>>,
 }
 
+/// An event that nobody waits for, and that must not be lost.
+pub struct Announcement {
+    /// Takes its deliveries over when it is durable.
+    pub claim: Claim,
+    /// What it is.
+    pub what: What,
+}
+
 /// A place that is free again when this is dropped.
 pub type Permit = Box<dyn Send + Sync>;
 
@@ -184,6 +192,8 @@ pub struct Record {
     /// The attempt's place among the node's attempts: it is free again when the row is durable, so that attempts that
     /// are not yet logged are bounded. `None` when there was no attempt.
     pub permit: Option<Permit>,
+    /// An event of Hookpost's own that is made durable in the same transaction.
+    pub announcement: Option<Box<Announcement>>,
     /// Its row goes with the next commit, because somebody waits for what follows from it. Others wait for each other.
     pub urgent: bool,
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::super::{Batch, IdempotencyKey};
-use super::{Claim, Key, Permit, Record, RecordSink, Refused, Stored, Submission, What, WriteError};
+use super::{Announcement, Claim, Key, Permit, Record, RecordSink, Refused, Stored, Submission, What, WriteError};
 use crate::delivery::{AttemptLog, Delivery, DeliveryId, Event, EventId, Outcome, RetryChange, Timestamp};
 
 type Reply = oneshot::Sender<Result<Stored, WriteError>>;
@@ -28,8 +28,10 @@ pub(super) struct Pending {
 /// One submission: what of the batch is its own, and who is told.
 struct Producer {
     claim: Claim,
-    /// Taken when it is answered.
+    /// Taken when it is answered. An announcement has none.
     reply: Option<Reply>,
+    /// It is written although nobody waits for it.
+    owed: bool,
     event: Option<EventId>,
     has_key: bool,
     deliveries: usize,
@@ -79,13 +81,20 @@ impl Pending {
     }
 
     /// Takes a submission in; the id of its last delivery, if it has any.
-    pub fn add(
+    pub fn add(&mut self, now: Timestamp, submission: Submission, next_id: impl FnMut() -> Uuid) -> Option<DeliveryId> {
+        let Submission { claim, what, key, reply } = submission;
+        self.add_producer(now, claim, what, key, Some(reply), next_id)
+    }
+
+    fn add_producer(
         &mut self,
         now: Timestamp,
-        submission: Submission,
+        claim: Claim,
+        what: What,
+        key: Option<Key>,
+        reply: Option<Reply>,
         mut next_id: impl FnMut() -> Uuid,
     ) -> Option<DeliveryId> {
-        let Submission { claim, what, key, reply } = submission;
         let before = self.batch.deliveries.len();
         let mut logs = Vec::new();
         let (event, outcome) = match what {
@@ -130,13 +139,20 @@ impl Pending {
         let deliveries = self.batch.deliveries.len() - before;
         let refused = logs.len();
         self.put_back_logs(logs);
-        self.producers.push(Producer { claim, reply: Some(reply), event, has_key, deliveries, refused });
+        let owed = reply.is_none();
+        self.producers.push(Producer { claim, reply, owed, event, has_key, deliveries, refused });
         self.batch.deliveries[before..].last().map(|delivery| delivery.id)
     }
 
-    pub fn add_record(&mut self, id: Uuid, record: Record) {
-        let Record { sink, mut log, retry, permit, urgent: _ } = record;
-        log.id = id;
+    /// Takes a record in, with its announcement; the id of that one's last delivery, if there is one.
+    pub fn add_record(
+        &mut self,
+        now: Timestamp,
+        record: Record,
+        mut next_id: impl FnMut() -> Uuid,
+    ) -> Option<DeliveryId> {
+        let Record { sink, mut log, retry, permit, announcement, urgent: _ } = record;
+        log.id = next_id();
         match retry {
             RetryChange::None => {}
             RetryChange::Schedule(retry) => self.batch.retries.push(retry),
@@ -145,6 +161,8 @@ impl Pending {
         self.batch.logs.push(log);
         self.record_sinks.push(sink);
         self.permits.push(permit);
+        let Announcement { claim, what } = *announcement?;
+        self.add_producer(now, claim, what, None, None, next_id)
     }
 
     /// What tells whether a producer's rows are stored: its event, or its delivery.
@@ -202,6 +220,8 @@ impl Pending {
         for mut part in self.take_apart() {
             if part.outcome().is_some_and(|id| stored.contains(&id)) {
                 hand_over(part.producer, &mut part.deliveries.into_iter());
+            } else if part.producer.owed {
+                self.put_back(part);
             } else if refuse {
                 part.answer(Err(WriteError::Unavailable { ambiguous: false }));
             } else if part.producer.reply.as_ref().is_some_and(|reply| !reply.is_closed()) {

@@ -1,5 +1,6 @@
 //! The writer over a store that does as it is told, in paused time: who is told what, and when.
 
+mod announced;
 mod keys;
 mod linger;
 mod outage;

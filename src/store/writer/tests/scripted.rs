@@ -341,6 +341,20 @@ impl Under {
         self.writer.record(self.record_of(id, retry, permit));
     }
 
+    /// A log row, and an event that goes with it.
+    pub fn record_announced(&self, id: DeliveryId, event_type: &str) {
+        let what = What::Event {
+            tenant: "t".into(),
+            event_type: event_type.into(),
+            ordering_key: None,
+            payload: Bytes::from_static(b"1"),
+            subscriptions: [super::OTHER].into(),
+            refused: [].into(),
+        };
+        let announcement = Some(Box::new(Announcement { claim: Claim::on(self.sink.clone()), what }));
+        self.writer.record(Record { announcement, ..self.record_of(id, RetryChange::None, None) });
+    }
+
     fn record_of(&self, delivery_id: DeliveryId, retry: RetryChange, permit: Option<Permit>) -> Record {
         let log = AttemptLog {
             id: Uuid::nil(),
@@ -355,7 +369,7 @@ impl Under {
             duration_ms: 1,
             response_body: Some("text".to_owned()),
         };
-        Record { sink: self.sink.clone(), log, retry, permit, urgent: true }
+        Record { sink: self.sink.clone(), log, retry, permit, announcement: None, urgent: true }
     }
 
     /// What the sinks were told so far, in order.
