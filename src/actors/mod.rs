@@ -6,11 +6,16 @@
 //!    └────── submit ───▶ writer ── committed, recorded ──▶ entry ── cast ──▶ ┘
 //! ```
 
+mod announce;
+mod attempts;
+mod backlog;
+mod budget;
 mod engine;
 mod entry;
 mod fan_out;
 mod janitor;
 mod node;
+mod shares;
 mod subscription;
 mod supervisor;
 
