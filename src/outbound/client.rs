@@ -4,6 +4,7 @@
 //! decompression. When to attempt again is the delivery machine's business.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::answer::Answer;
 use super::failure::{self, Phase};
 use super::guard::TargetPolicy;
-use super::resolver::{GuardedResolver, Lookup, SystemDns};
+use super::resolver::{Dns, GuardedResolver, Lookup};
 use super::signing::{SigningKeys, seconds};
 use super::target::Endpoint;
 use super::tls;
@@ -82,7 +83,19 @@ impl AttemptClient {
     /// # Errors
     /// When the HTTP client cannot be set up; nothing of the network is touched yet.
     pub fn new(policy: Arc<TargetPolicy>, timeout: Duration) -> Result<Self, reqwest::Error> {
-        Self::with_lookup(policy, timeout, SystemDns::default())
+        Self::with_lookup(policy, timeout, Dns::default())
+    }
+
+    /// The same, with these name servers for the system's; none means the system's.
+    ///
+    /// # Errors
+    /// As for [`AttemptClient::new`].
+    pub fn asking(
+        policy: Arc<TargetPolicy>,
+        timeout: Duration,
+        name_servers: &[SocketAddr],
+    ) -> Result<Self, reqwest::Error> {
+        Self::with_lookup(policy, timeout, Dns::asking(name_servers))
     }
 
     pub(super) fn with_lookup(

@@ -135,6 +135,7 @@ impl Builder {
             attempt_timeout: Duration::from_secs(5),
             retention: Duration::from_secs(72 * 3600),
             allow_targets: vec!["127.0.0.0/8".parse().expect("a network")],
+            dns_servers: Vec::new(),
             dev: true,
             log: "hookpost=warn".to_owned(),
             log_format: LogFormat::Pretty,
