@@ -4,6 +4,7 @@
 //! decompression. When to attempt again is the delivery machine's business.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use super::failure::{Failure, Phase};
 use super::guard::TargetPolicy;
 use super::options::RequestOptions;
 use super::pool::Pool;
-use super::resolver::{Lookup, SystemDns};
+use super::resolver::{Dns, Lookup};
 use super::signing::{SigningKeys, seconds};
 use super::target::Endpoint;
 use super::tls;
@@ -84,7 +85,12 @@ impl fmt::Debug for AttemptClient {
 impl AttemptClient {
     /// A client that connects only where the policy allows. Nothing of the network is touched yet.
     pub fn new(policy: Arc<TargetPolicy>, timeout: Duration) -> Self {
-        Self::with(policy, timeout, SystemDns::default(), tls::config())
+        Self::asking(policy, timeout, &[])
+    }
+
+    /// The same, with these name servers for the system's; none means the system's.
+    pub fn asking(policy: Arc<TargetPolicy>, timeout: Duration, name_servers: &[SocketAddr]) -> Self {
+        Self::with(policy, timeout, Dns::asking(name_servers), tls::config())
     }
 
     fn with(policy: Arc<TargetPolicy>, timeout: Duration, lookup: impl Lookup, tls: ClientConfig) -> Self {

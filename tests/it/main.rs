@@ -6,6 +6,8 @@ mod crash;
 mod cross_process;
 mod delivery;
 mod events;
+mod isolation;
+mod order;
 mod receiver;
 mod restart;
 mod seed;
