@@ -2,7 +2,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::*;
-use crate::delivery::{Defaults, Settings};
+use crate::delivery::{AttemptResult, Defaults, DisabledReason, Outcome, RetryChange, Settings};
 
 const SUBSCRIPTION: SubscriptionId = SubscriptionId(1);
 const WINDOW: usize = 4;
