@@ -14,6 +14,9 @@ mod types;
 mod verdict;
 mod window;
 
+#[cfg(test)]
+mod order_tests;
+
 pub use event_type::{
     EventTypePattern, InvalidEventType, MAX_EVENT_TYPE_CHARS, check_event_type, matching_patterns, subscribed,
 };

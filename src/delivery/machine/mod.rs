@@ -265,7 +265,7 @@ impl Machine {
 
     fn configure(&mut self, now: Timestamp, enabled: bool, limits: Limits) {
         let before = std::mem::replace(&mut self.limits, limits);
-        let enabled_again = enabled && !std::mem::replace(&mut self.enabled, enabled);
+        let enabled_again = !std::mem::replace(&mut self.enabled, enabled) && enabled;
         self.window.limit(self.limits.max_concurrency);
         if before.rate != self.limits.rate {
             self.start_bucket_over(now);

@@ -6,6 +6,8 @@ use crate::delivery::{AttemptResult, Defaults, DisabledReason, Outcome, RetryCha
 
 const SUBSCRIPTION: SubscriptionId = SubscriptionId(1);
 const WINDOW: usize = 4;
+/// A failure that neither the window nor the breaker minds.
+const REFUSED: u16 = 404;
 
 fn id(n: u128) -> DeliveryId {
     DeliveryId(Uuid::from_u128(n << 64))
@@ -282,7 +284,7 @@ fn retries_beyond_what_is_held_are_read_again_and_none_is_lost() {
     let mut bench = Bench::started("10s");
     for n in 1..=total {
         bench.give(Input::Accepted(delivery(n)));
-        bench.finish(n, 500);
+        bench.finish(n, REFUSED);
     }
     bench.now = bench.now + Duration::from_secs(60);
     bench.give(Input::Woken);
@@ -376,7 +378,7 @@ fn a_retry_that_is_recorded_while_the_rest_is_being_read_is_not_lost() {
     let mut bench = Bench::started("10s,10s");
     for n in 1..=total {
         bench.give(Input::Accepted(delivery(n)));
-        bench.finish(n, 500);
+        bench.finish(n, REFUSED);
     }
     bench.give(Input::Accepted(delivery(total + 1)));
     bench.now = bench.now + Duration::from_secs(60);
@@ -390,7 +392,7 @@ fn a_retry_that_is_recorded_while_the_rest_is_being_read_is_not_lost() {
         }
     }
     // Its row is younger than the answer that is on its way.
-    bench.finish(total + 1, 500);
+    bench.finish(total + 1, REFUSED);
     bench.give(Input::Retries { retries: vec![], all: true });
     let waits = bench.machine.deadline().expect("it waits for its retry").since(bench.now);
     assert!(waits >= Duration::from_secs(10), "waits {waits:?}");
@@ -426,8 +428,8 @@ fn attempts_that_were_not_made_are_given_back_and_made_in_order_later() {
     bench.finish(2, 200);
     assert!(matches!(bench.others[..], [Action::LoadPage { after, .. }] if after == id(1).predecessor()));
     bench.give(Input::Page { deliveries: vec![delivery(1), delivery(3)], caught_up: Some(id(3)) });
-    assert_eq!(bench.attempted(), [1, 2, 3, 1, 3].map(id));
     [1, 3].into_iter().for_each(|n| bench.finish(n, 200));
+    assert_eq!(bench.attempted(), [1, 2, 3, 1, 3].map(id));
     assert_eq!(bench.machine.tried_through(), id(3));
 }
 
