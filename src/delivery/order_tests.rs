@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::*;
 
 const SUBSCRIPTION: SubscriptionId = SubscriptionId(1);
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 400;
 const DELIVERIES: u128 = 60;
 /// Faults stop after this.
 const FAULTS: Duration = Duration::from_secs(40);
@@ -161,7 +161,8 @@ impl World {
         let untried = self.rows.iter().find(|(_, row)| !row.tried).map(|(id, _)| id.predecessor());
         let through = untried.or(self.rows.keys().last().copied()).unwrap_or(DeliveryId::MIN);
         // A lower bound.
-        let cursor = DeliveryId(Uuid::from_u128(through.0.as_u128().saturating_sub(u128::from(self.chance.next(3)) << 64)));
+        let cursor =
+            DeliveryId(Uuid::from_u128(through.0.as_u128().saturating_sub(u128::from(self.chance.next(3)) << 64)));
         let retries = self.retries();
         let all_retries = retries.len() < RETRIES;
         self.give(Input::Started { cursor, behind: true, retries, all_retries, failing_since: None });
@@ -212,8 +213,15 @@ impl World {
                 let untried = self.rows.range(after..).filter(|(id, row)| **id > after && !row.tried);
                 let mut page: Vec<_> = untried.map(|(_, row)| row.delivery.clone()).collect();
                 let limit = limit.min(1 + usize::try_from(self.chance.next(20)).expect("small"));
-                let complete = page.len() <= limit;
-                page.truncate(limit);
+                // As in the store, no more than a page's bytes, but always one.
+                let mut bytes = 0;
+                let fits = page.iter().enumerate().take_while(|(n, delivery)| {
+                    bytes += delivery.payload.len();
+                    *n < limit && (*n == 0 || bytes <= MAX_HELD_BYTES / 2)
+                });
+                let fits = fits.count();
+                let complete = page.len() <= fits;
+                page.truncate(fits);
                 self.plan(wait, Event::Page(page, complete));
             }
             Action::LoadRetries if unavailable => self.plan(wait, Event::Unavailable(Input::RetriesUnavailable)),
@@ -279,7 +287,8 @@ impl World {
     fn result(&mut self) -> AttemptResult {
         let fails = self.faulty() && self.chance.percent(self.failing_percent);
         let statuses = [Some(500), Some(503), Some(429), Some(404), None, None];
-        let http_status = if fails { statuses[usize::try_from(self.chance.next(6)).expect("small")] } else { Some(200) };
+        let http_status =
+            if fails { statuses[usize::try_from(self.chance.next(6)).expect("small")] } else { Some(200) };
         let asks = matches!(http_status, Some(429 | 503)) && self.chance.percent(50);
         AttemptResult {
             started_at: self.now,
@@ -308,7 +317,7 @@ impl World {
             if let Some(tail) = &mut self.tail {
                 tail.push(delivery);
             }
-        } else if self.chance.percent(10) {
+        } else if self.chance.percent(10) || self.machine.held_bytes() + delivery.payload.len() > MAX_HELD_BYTES {
             self.behind = true;
             self.give(Input::FellBehind);
         } else {

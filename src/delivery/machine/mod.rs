@@ -19,8 +19,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::order::MAX_PARKED;
 use self::order::Lanes;
+pub use self::order::MAX_PARKED;
 use self::retries::Held;
 use super::breaker::Breaker;
 use super::interface::{Action, Input};
@@ -458,5 +458,7 @@ fn release<T>(queue: &mut VecDeque<T>) {
     }
 }
 
+#[cfg(test)]
+mod isolation_tests;
 #[cfg(test)]
 mod tests;

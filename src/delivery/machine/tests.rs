@@ -4,16 +4,16 @@ use uuid::Uuid;
 use super::*;
 use crate::delivery::{AttemptResult, Defaults, DisabledReason, Outcome, RetryChange, Settings};
 
-const SUBSCRIPTION: SubscriptionId = SubscriptionId(1);
+pub(super) const SUBSCRIPTION: SubscriptionId = SubscriptionId(1);
 const WINDOW: usize = 4;
 /// A failure that neither the window nor the breaker minds.
-const REFUSED: u16 = 404;
+pub(super) const REFUSED: u16 = 404;
 
-fn id(n: u128) -> DeliveryId {
+pub(super) fn id(n: u128) -> DeliveryId {
     DeliveryId(Uuid::from_u128(n << 64))
 }
 
-fn delivery(n: u128) -> Delivery {
+pub(super) fn delivery(n: u128) -> Delivery {
     Delivery {
         ordering_key: None,
         id: id(n),
@@ -24,7 +24,7 @@ fn delivery(n: u128) -> Delivery {
     }
 }
 
-fn answer(status: u16) -> AttemptResult {
+pub(super) fn answer(status: u16) -> AttemptResult {
     AttemptResult {
         started_at: Timestamp(0),
         duration: Duration::ZERO,
@@ -36,7 +36,7 @@ fn answer(status: u16) -> AttemptResult {
 }
 
 /// A machine with its clock and what it asked for, in order.
-fn limits(schedule: &str) -> Limits {
+pub(super) fn limits(schedule: &str) -> Limits {
     let defaults = Defaults {
         schedule: schedule.parse().expect("a schedule"),
         attempt_timeout: Duration::from_secs(10),
@@ -45,20 +45,20 @@ fn limits(schedule: &str) -> Limits {
     Limits { max_concurrency: WINDOW, ..Settings::default().limits(&defaults, None) }
 }
 
-fn configured(enabled: bool) -> Input {
+pub(super) fn configured(enabled: bool) -> Input {
     Input::Configured { enabled, limits: Box::new(limits("10s")) }
 }
 
-struct Bench {
-    machine: Machine,
-    now: Timestamp,
-    attempts: Vec<(DeliveryId, u32, Timestamp)>,
-    records: Vec<(DeliveryId, u32, Outcome, RetryChange)>,
-    others: Vec<Action>,
+pub(super) struct Bench {
+    pub machine: Machine,
+    pub now: Timestamp,
+    pub attempts: Vec<(DeliveryId, u32, Timestamp)>,
+    pub records: Vec<(DeliveryId, u32, Outcome, RetryChange)>,
+    pub others: Vec<Action>,
 }
 
 impl Bench {
-    fn new(schedule: &str) -> Self {
+    pub fn new(schedule: &str) -> Self {
         let limits = limits(schedule);
         Self {
             machine: Machine::new(SUBSCRIPTION, limits, true),
@@ -69,7 +69,7 @@ impl Bench {
         }
     }
 
-    fn started(schedule: &str) -> Self {
+    pub fn started(schedule: &str) -> Self {
         let mut bench = Self::new(schedule);
         bench.give(Input::Started {
             cursor: DeliveryId::MIN,
@@ -81,7 +81,7 @@ impl Bench {
         bench
     }
 
-    fn give(&mut self, input: Input) {
+    pub fn give(&mut self, input: Input) {
         self.machine.handle(self.now, input);
         while let Some(action) = self.machine.poll_action() {
             match action {
@@ -93,19 +93,19 @@ impl Bench {
     }
 
     /// The attempt under way ends with this status, and its record becomes durable.
-    fn finish(&mut self, n: u128, status: u16) {
+    pub fn finish(&mut self, n: u128, status: u16) {
         self.give(Input::Attempted { id: id(n), result: answer(status), stale: false });
         self.give(Input::Recorded(id(n)));
     }
 
     /// Lets time pass to the machine's deadline and wakes it, payloads included.
-    fn wake(&mut self) {
+    pub fn wake(&mut self) {
         self.now = self.machine.deadline().expect("something to wait for").max(self.now);
         self.give(Input::Woken);
         self.answer_loads();
     }
 
-    fn answer_loads(&mut self) {
+    pub fn answer_loads(&mut self) {
         for action in std::mem::take(&mut self.others) {
             match action {
                 Action::LoadPayloads(asked) => {
@@ -117,7 +117,7 @@ impl Bench {
         }
     }
 
-    fn attempted(&self) -> Vec<DeliveryId> {
+    pub fn attempted(&self) -> Vec<DeliveryId> {
         self.attempts.iter().map(|(id, ..)| *id).collect()
     }
 }

@@ -31,7 +31,8 @@ impl Machine {
 
     /// Of what is in memory: the store's own is younger, or due later.
     fn oldest_due(&self, now: Timestamp) -> Option<Timestamp> {
-        let first = self.untried.first().copied().into_iter().chain(self.ready.front().map(|delivery| delivery.id)).min();
+        let first =
+            self.untried.first().copied().into_iter().chain(self.ready.front().map(|delivery| delivery.id)).min();
         let retry = self.retries.keys().next().map(|(at, _)| *at).filter(|at| *at <= now);
         let under_way = self.in_flight.keys().chain(self.loading.keys()).next().map(|id| id.accepted_at());
         let due = self.due.front().map(|(delivery, _)| delivery.id.accepted_at());
