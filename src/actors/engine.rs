@@ -510,14 +510,14 @@ async fn heard(
 /// Asks the subscription's actor; `None` when it does not run (any more), or does not know.
 async fn ask<T>(
     entry: &Entry,
-    message: impl FnOnce(oneshot::Sender<Option<T>>) -> subscription::Message,
+    message: impl FnOnce(oneshot::Sender<T>) -> subscription::Message,
 ) -> Result<Option<T>, AcceptError> {
     let (answer, wait) = oneshot::channel();
     if !entry.cast(message(answer)) {
         return Ok(None);
     }
     match timeout(ASK_TIMEOUT, wait).await {
-        Ok(answer) => Ok(answer.unwrap_or(None)),
+        Ok(answer) => Ok(answer.ok()),
         Err(_) => Err(AcceptError::unavailable("the subscription's actor did not answer in time")),
     }
 }

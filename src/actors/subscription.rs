@@ -47,9 +47,9 @@ pub(super) enum Message {
     /// A task of its own panicked.
     TaskLost,
     /// How it is.
-    Snapshot(oneshot::Sender<Option<Snapshot>>),
+    Snapshot(oneshot::Sender<Snapshot>),
     /// What a delivery waits for.
-    Why(DeliveryId, oneshot::Sender<Option<Waits>>),
+    Why(DeliveryId, oneshot::Sender<Waits>),
 }
 
 /// An attempt that ended.
@@ -388,10 +388,8 @@ impl State {
 
     /// Sees to it that the entry knows how long the backlog is: from memory, if all of it is there, or else from the store.
     fn count_backlog(&mut self, myself: &ActorRef<Message>) {
-        if let Some(now) = self.machine.snapshot(self.node.parts.clock.steady())
-            && !now.more_in_store
-            && now.in_flight == 0
-        {
+        let now = self.machine.snapshot(self.node.parts.clock.steady());
+        if !now.more_in_store && now.in_flight == 0 {
             self.entry.holds_all(now.ready + now.retries);
         }
         let Some((after, cap)) = self.entry.begin_count() else { return };
