@@ -11,7 +11,7 @@ use warp::http::{Request, header};
 use super::openapi::tests::assert_matches;
 use super::*;
 use crate::cache::NoCache;
-use crate::delivery::{AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, Subscription, Timestamp};
+use crate::delivery::{AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, StateChange, Subscription, Timestamp};
 use crate::store::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, NewSubscription, Pending,
     Recovery, Result, StoreError, SubscriptionChange, Update,
@@ -37,6 +37,11 @@ macro_rules! away {
 
 away! {
     migrate(Timestamp) -> ();
+    save_failing(SubscriptionId, Option<Timestamp>) -> ();
+    backlog(SubscriptionId, DeliveryId, u64) -> u64;
+    state_changes(SubscriptionId, Option<i64>, usize) -> Vec<StateChange>;
+    unannounced(usize) -> Vec<StateChange>;
+    announced(&[i64]) -> ();
     identity() -> Uuid;
     ping() -> ();
     acquire() -> bool;
