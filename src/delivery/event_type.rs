@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::OWN_EVENTS;
+
 /// Longest event type or pattern. Long enough for any reverse-domain name, short enough to index.
 pub const MAX_EVENT_TYPE_CHARS: usize = 128;
 
@@ -17,7 +19,7 @@ pub struct InvalidEventType {
     pub expected: &'static str,
 }
 
-/// An event type (`order.created`), or every one with a prefix (`order.*`; `*` alone is every one).
+/// An event type (`order.created`), or every one with a prefix (`order.*`; `*` alone is every one but Hookpost's own).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventTypePattern(Arc<str>);
 
@@ -25,6 +27,7 @@ impl EventTypePattern {
     /// Whether an event of this type is meant.
     pub fn matches(&self, event_type: &str) -> bool {
         match self.0.strip_suffix('*') {
+            Some("") => !is_own(event_type),
             Some(prefix) => event_type.starts_with(prefix),
             None => *self.0 == *event_type,
         }
@@ -69,17 +72,34 @@ pub fn check_event_type(text: &str) -> Result<(), InvalidEventType> {
     Ok(())
 }
 
-/// Every pattern that matches this event type: itself, `*`, and each of its prefixes with `.*`. A store finds the
-/// subscriptions that want an event by looking these up, instead of looking at every subscription.
-pub fn matching_patterns(event_type: &str) -> Vec<String> {
-    let prefixes = event_type.match_indices('.').map(|(at, _)| format!("{}.*", &event_type[..at]));
-    ["*".to_owned(), event_type.to_owned()].into_iter().chain(prefixes).collect()
+/// Stands in the stores for the patterns of a subscription that has none. Nobody can write it.
+pub const NO_PATTERNS: &str = "";
+
+/// Whether the event is Hookpost's own. Only a pattern that begins like it matches it: whoever asked for everything did so
+/// before there were such events, or without thinking of them.
+fn is_own(event_type: &str) -> bool {
+    event_type.starts_with(OWN_EVENTS)
 }
 
-/// Whether a subscription with these patterns wants an event of this type. No patterns means every event, an event
-/// without a type included.
+/// Every pattern that matches this event type: itself, each of its prefixes with `.*`, `*`, and [`NO_PATTERNS`]. A store
+/// finds the subscriptions that want an event by looking these up, instead of looking at every subscription.
+pub fn matching_patterns(event_type: &str) -> Vec<String> {
+    let mut patterns = vec![event_type.to_owned()];
+    patterns.extend(event_type.match_indices('.').map(|(at, _)| format!("{}.*", &event_type[..at])));
+    if !is_own(event_type) {
+        patterns.extend(["*", NO_PATTERNS].map(str::to_owned));
+    }
+    patterns
+}
+
+/// Whether a subscription with these patterns wants an event of this type. No patterns means every event but Hookpost's
+/// own, an event without a type included.
 pub fn subscribed(patterns: &[EventTypePattern], event_type: Option<&str>) -> bool {
-    patterns.is_empty() || event_type.is_some_and(|t| patterns.iter().any(|p| p.matches(t)))
+    match event_type {
+        None => patterns.is_empty(),
+        Some(event_type) if patterns.is_empty() => !is_own(event_type),
+        Some(event_type) => patterns.iter().any(|pattern| pattern.matches(event_type)),
+    }
 }
 
 #[cfg(test)]
@@ -114,7 +134,20 @@ mod tests {
                 }
             }
         }
-        assert_eq!(matching_patterns("order.created.eu"), ["*", "order.created.eu", "order.*", "order.created.*"]);
+        let patterns = matching_patterns("order.created.eu");
+        assert_eq!(patterns, ["order.created.eu", "order.*", "order.created.*", "*", NO_PATTERNS]);
+    }
+
+    #[test]
+    fn hookposts_own_events_go_to_those_who_name_them() {
+        let own = "hookpost.subscription.disabled";
+        assert_eq!(matching_patterns(own), [own, "hookpost.*", "hookpost.subscription.*"]);
+        for named in [own, "hookpost.*", "hookpost.subscription.*"] {
+            assert!(subscribed(&[pattern("order.*"), pattern(named)], Some(own)), "{named}");
+        }
+        assert!(!subscribed(&[], Some(own)));
+        assert!(!subscribed(&[pattern("*")], Some(own)));
+        assert!(subscribed(&[pattern("*")], Some("hookposts.disabled")));
     }
 
     #[test]

@@ -18,7 +18,8 @@ mod window;
 mod order_tests;
 
 pub use event_type::{
-    EventTypePattern, InvalidEventType, MAX_EVENT_TYPE_CHARS, check_event_type, matching_patterns, subscribed,
+    EventTypePattern, InvalidEventType, MAX_EVENT_TYPE_CHARS, NO_PATTERNS, check_event_type, matching_patterns,
+    subscribed,
 };
 pub use interface::{Action, Input, RetryChange};
 pub use machine::{MAX_HELD_BYTES, MAX_PARKED, MAX_READY, MAX_RETRIES_HELD, Machine};

@@ -1,8 +1,10 @@
 //! Ids in commit order: `UUIDv7` whose order is the order in which they were given.
 
+use std::time::Duration;
+
 use uuid::{Builder, Uuid};
 
-use crate::delivery::Timestamp;
+use crate::delivery::{DeliveryId, Timestamp};
 
 /// Bits of the counter that orders ids within a millisecond: 67 million of them, far above what one node can accept.
 const COUNTER_BITS: u32 = 26;
@@ -16,6 +18,13 @@ const COUNTER_BITS: u32 = 26;
 pub struct IdSource {
     last_ms: u64,
     counter: u32,
+}
+
+/// The highest id that can be given by `now`, as far as the clock says. Ids may be ahead of the clock (it was set back, or a
+/// millisecond was full), but only by what is stored: so a higher id that is stored has to be taken into account as well,
+/// and then nothing was accepted before `now` that is above both.
+pub(super) fn last_by(now: Timestamp) -> DeliveryId {
+    DeliveryId::floor_at(now + Duration::from_millis(1)).predecessor()
 }
 
 impl IdSource {
@@ -69,6 +78,15 @@ mod tests {
         let newest = IdSource::above(None).next(Timestamp(1_700_000_000_000));
         let next = IdSource::above(Some(newest)).next(Timestamp(1_700_000_000_000 - 3_600_000));
         assert!(next > newest);
+    }
+
+    #[test]
+    fn no_id_that_is_given_by_now_is_above_the_last_and_every_later_one_is() {
+        let now = Timestamp(1_700_000_000_000);
+        let mut ids = IdSource::above(None);
+        let last = last_by(now).0;
+        assert!((0..1000).all(|_| ids.next(now) <= last));
+        assert!(ids.next(Timestamp(now.0 + 1)) > last);
     }
 
     #[test]

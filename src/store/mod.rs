@@ -8,6 +8,7 @@
 
 mod ids;
 mod postgres;
+mod settings;
 mod sqlite;
 pub mod writer;
 
@@ -335,32 +336,17 @@ pub trait Store: Send + Sync + 'static {
     async fn prune_keys(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts>;
 
     /// Saves since when every attempt to the subscription has failed. Not a new version: nobody else has to know.
-    async fn save_failing(&self, _id: SubscriptionId, _since: Option<Timestamp>) -> Result<()> {
-        Err(StoreError::Rejected("not built yet".to_owned()))
-    }
+    async fn save_failing(&self, id: SubscriptionId, since: Option<Timestamp>) -> Result<()>;
     /// How many deliveries of the subscription are unfinished: those above `after` that no log row mentions, and its retries.
     /// Counts no further than `cap`.
-    async fn backlog(&self, _id: SubscriptionId, _after: DeliveryId, _cap: u64) -> Result<u64> {
-        Err(StoreError::Rejected("not built yet".to_owned()))
-    }
+    async fn backlog(&self, id: SubscriptionId, after: DeliveryId, cap: u64) -> Result<u64>;
     /// Up to `limit` records of the subscription's being enabled and disabled with ids below `before`, newest first. They
     /// stay as long as the subscription.
-    async fn state_changes(
-        &self,
-        _id: SubscriptionId,
-        _before: Option<i64>,
-        _limit: usize,
-    ) -> Result<Vec<StateChange>> {
-        Err(StoreError::Rejected("not built yet".to_owned()))
-    }
+    async fn state_changes(&self, id: SubscriptionId, before: Option<i64>, limit: usize) -> Result<Vec<StateChange>>;
     /// Up to `limit` records that were not announced yet, oldest first.
-    async fn unannounced(&self, _limit: usize) -> Result<Vec<StateChange>> {
-        Err(StoreError::Rejected("not built yet".to_owned()))
-    }
+    async fn unannounced(&self, limit: usize) -> Result<Vec<StateChange>>;
     /// These were announced.
-    async fn announced(&self, _ids: &[i64]) -> Result<()> {
-        Err(StoreError::Rejected("not built yet".to_owned()))
-    }
+    async fn announced(&self, ids: &[i64]) -> Result<()>;
 
     /// Closes connections and files. Nothing may be called after it.
     async fn close(&self);

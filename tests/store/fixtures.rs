@@ -29,6 +29,7 @@ pub fn days(days: u32) -> i64 {
 pub fn delivery(subscription_id: SubscriptionId, ms: i64) -> Delivery {
     Delivery {
         event_id: None,
+        ordering_key: None,
         id: DeliveryId(id(ms)),
         subscription_id,
         event_type: Some(Arc::from("order.created")),
@@ -54,6 +55,7 @@ pub fn delivery_of(event: &Event, subscription_id: SubscriptionId, ms: i64) -> D
         event_id: Some(event.id),
         event_type: Some(event.event_type.clone()),
         payload: event.payload.clone(),
+        ordering_key: event.ordering_key.clone(),
         ..delivery(subscription_id, ms)
     }
 }
@@ -92,6 +94,7 @@ pub fn retry(delivery: &Delivery, attempt_number: u32, due_ms: i64) -> Retry {
         subscription_id: delivery.subscription_id,
         attempt_number,
         next_attempt_at: Timestamp(T0.0 + due_ms),
+        ordering_key: delivery.ordering_key.clone(),
     }
 }
 

@@ -66,6 +66,7 @@ conformance! {
         what_no_log_mentions_is_untried,
         what_is_up_to_the_watermark_counts_as_tried,
         a_subscription_with_a_position_is_not_untried,
+        a_disabled_subscription_is_recovered,
         a_deleted_subscription_is_not_recovered,
         the_newest_id_is_the_higher_of_deliveries_and_logs,
         the_newest_id_outlives_what_is_pruned,
@@ -80,11 +81,15 @@ conformance! {
         a_page_holds_one_however_large,
         a_page_holds_one_subscription_only,
         an_exactly_full_last_page_is_complete,
+        the_size_is_what_is_untried_above_the_cursor_and_all_retries,
+        the_size_is_counted_no_further_than_its_cap,
+        a_delivery_that_failed_in_the_batch_that_brought_it_is_no_backlog,
     }
     retries {
         they_come_by_due_time_then_by_delivery,
         they_stop_at_the_limit,
-        payloads_come_for_those_still_to_be_retried,
+        payloads_come_for_what_is_untried_or_to_be_retried,
+        ordering_keys_come_with_deliveries_and_with_retries,
         due_subscriptions_come_earliest_first,
         due_subscriptions_stop_at_the_limit,
         what_is_due_later_is_not_due,
@@ -116,11 +121,29 @@ conformance! {
         deleting_takes_retries_and_position_and_leaves_deliveries_and_logs,
         two_may_share_a_target,
     }
+    changes {
+        settings_read_back_as_they_were_written,
+        a_change_made_from_an_old_version_is_overtaken_and_changes_nothing,
+        whatever_disables_or_enables_leaves_a_record,
+        a_change_that_makes_no_difference_leaves_no_record,
+        records_come_in_pages,
+        records_are_unannounced_oldest_first_until_they_were_announced,
+        a_deleted_subscription_takes_its_records_along,
+        a_dropped_backlog_ends_at_the_last_id_of_now,
+        a_dropped_backlogs_retries_are_due_at_once,
+        failing_is_saved_without_a_new_version,
+        whoever_is_enabled_has_not_failed_yet,
+    }
+    migration {
+        what_the_first_version_has_written_is_read_and_goes_on,
+    }
     janitor {
         preparing_twice_is_no_error,
         an_untried_delivery_that_is_too_old_ends_as_a_visible_failure,
         a_retried_delivery_that_is_too_old_ends_as_a_visible_failure,
         a_delivery_behind_its_subscriptions_position_is_expired,
+        a_disabled_subscriptions_deliveries_expire_like_any_other,
+        what_expired_and_was_pruned_is_in_no_backlog,
         what_is_finished_or_young_is_not_expired,
         expiring_stops_at_its_limit_and_says_so,
         a_deleted_subscriptions_deliveries_need_no_failure,
@@ -155,6 +178,7 @@ conformance! {
         an_exact_pattern_matches_its_type_only,
         a_wildcard_matches_below_its_prefix,
         a_star_and_no_patterns_match_every_type,
+        hookposts_own_events_match_those_who_name_them,
         one_that_matches_twice_is_named_once_and_all_come_by_id,
         another_tenants_do_not_match,
         a_disabled_one_does_not_match_until_it_is_enabled,

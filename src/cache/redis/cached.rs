@@ -6,7 +6,7 @@
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use crate::delivery::{DisabledReason, Subscription, SubscriptionId, Timestamp};
+use crate::delivery::{DeliveryId, DisabledReason, Settings, Subscription, SubscriptionId, Timestamp};
 
 #[derive(Serialize, Deserialize)]
 struct Cached {
@@ -17,6 +17,12 @@ struct Cached {
     event_types: Vec<String>,
     secret: Option<String>,
     disabled: Option<DisabledReason>,
+    /// A copy of before there were any has none, and is not believed: nor is then what it does not say of the next two.
+    settings: Settings,
+    drop_through: Option<DeliveryId>,
+    /// As it was when the copy was made: it is saved without a new version, so a copy of this version may say what was saved
+    /// up to a minute before.
+    failing_since: Option<Timestamp>,
     created_at: Timestamp,
     updated_at: Timestamp,
 }
@@ -31,6 +37,9 @@ pub(super) fn encode(subscription: &Subscription) -> String {
         event_types: subscription.event_types.iter().map(ToString::to_string).collect(),
         secret: subscription.secret.as_ref().map(|secret| secret.expose_secret().to_owned()),
         disabled: subscription.disabled,
+        settings: Settings::clone(&subscription.settings),
+        drop_through: subscription.drop_through,
+        failing_since: subscription.failing_since,
         created_at: subscription.created_at,
         updated_at: subscription.updated_at,
     };
@@ -56,9 +65,9 @@ impl Cached {
             event_types: self.event_types.iter().map(|pattern| pattern.parse().ok()).collect::<Option<_>>()?,
             secret: self.secret.map(SecretString::from),
             disabled: self.disabled,
-            settings: std::sync::Arc::default(),
-            drop_through: None,
-            failing_since: None,
+            settings: self.settings.into(),
+            drop_through: self.drop_through,
+            failing_since: self.failing_since,
             version: self.version,
             created_at: self.created_at,
             updated_at: self.updated_at,
@@ -80,9 +89,9 @@ mod tests {
             event_types: vec!["order.*".parse().unwrap()],
             secret: Some(SecretString::from("a secret")),
             disabled: Some(DisabledReason::Gone),
-            settings: std::sync::Arc::default(),
-            drop_through: None,
-            failing_since: None,
+            settings: Settings { max_concurrency: Some(5), ..Settings::default() }.into(),
+            drop_through: Some(DeliveryId::floor_at(Timestamp(7))),
+            failing_since: Some(Timestamp(8)),
             version: 3,
             created_at: Timestamp(1),
             updated_at: Timestamp(2),
@@ -95,6 +104,18 @@ mod tests {
         assert_eq!(copy.secret.as_ref().map(ExposeSecret::expose_secret), Some("a secret"));
         assert_eq!(encode(&copy), encode(&subscription()));
         assert_eq!(&*copy.tenant, "a tenant");
+        assert_eq!(copy.settings, subscription().settings);
+        assert_eq!(copy.drop_through, subscription().drop_through);
+        assert_eq!(copy.failing_since, subscription().failing_since);
+    }
+
+    /// As it was written before there were settings: it may have some by now, and a backlog that was given up.
+    #[test]
+    fn a_copy_without_settings_is_not_believed() {
+        let good = encode(&subscription());
+        let without = good.replace("\"settings\":{\"max_concurrency\":5},", "");
+        assert_ne!(without, good);
+        assert!(decode(ID, &without).is_none());
     }
 
     /// As it was written before there were tenants: whose it is cannot be guessed.

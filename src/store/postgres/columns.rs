@@ -36,42 +36,46 @@ pub(super) struct Deliveries<'a> {
     event_type: Vec<Option<Cow<'a, str>>>,
     /// `None` if it is stored with the event.
     payload: Vec<Option<&'a [u8]>>,
-    /// Empty if no row has one.
     event_id: Vec<Option<Uuid>>,
+    /// `None` if it is stored with the event.
+    ordering_key: Vec<Option<Cow<'a, str>>>,
+    /// Whether any row has one of the last two.
+    is_wide: bool,
 }
 
 impl<'a> Deliveries<'a> {
     pub const SQL: &'static str = "INSERT INTO deliveries (id, subscription_id, event_type, payload)
          SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bytea[])";
-    /// For a batch that has deliveries of events: the others do not pay for the column.
-    pub const SQL_WITH_EVENTS: &'static str =
-        "INSERT INTO deliveries (id, subscription_id, event_type, payload, event_id)
-         SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bytea[], $5::uuid[])";
+    /// For a batch that has deliveries of events or with ordering keys: the others do not pay for the columns.
+    pub const SQL_WIDE: &'static str =
+        "INSERT INTO deliveries (id, subscription_id, event_type, payload, event_id, ordering_key)
+         SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bytea[], $5::uuid[], $6::text[])";
 
     pub fn new(rows: &'a [Delivery]) -> Self {
+        let own_key = |row: &'a Delivery| row.ordering_key.as_deref().filter(|_| row.event_id.is_none()).map(text);
+        let is_wide = rows.iter().any(|row| row.event_id.is_some() || row.ordering_key.is_some());
+        let wide = if is_wide { rows } else { &[] };
         Self {
             id: rows.iter().map(|row| row.id.0).collect(),
             subscription_id: rows.iter().map(|row| row.subscription_id.0).collect(),
             event_type: rows.iter().map(|row| row.event_type.as_deref().map(text)).collect(),
             payload: rows.iter().map(|row| row.event_id.is_none().then_some(row.payload.as_ref())).collect(),
-            event_id: if rows.iter().any(|row| row.event_id.is_some()) {
-                rows.iter().map(|row| row.event_id.map(|id| id.0)).collect()
-            } else {
-                vec![]
-            },
+            event_id: wide.iter().map(|row| row.event_id.map(|id| id.0)).collect(),
+            ordering_key: wide.iter().map(own_key).collect(),
+            is_wide,
         }
     }
 
     /// Which of the two statements it takes.
-    pub fn have_events(&self) -> bool {
-        !self.event_id.is_empty()
+    pub fn are_wide(&self) -> bool {
+        self.is_wide
     }
 
     pub fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
         let mut params: Vec<&(dyn ToSql + Sync)> =
             vec![&self.id, &self.subscription_id, &self.event_type, &self.payload];
-        if self.have_events() {
-            params.push(&self.event_id);
+        if self.is_wide {
+            params.extend([&self.event_id as &(dyn ToSql + Sync), &self.ordering_key]);
         }
         params
     }

@@ -31,7 +31,7 @@ struct Inserts {
     keys: Statement,
     events: Statement,
     deliveries: Statement,
-    deliveries_with_events: Statement,
+    wide_deliveries: Statement,
     logs: Statement,
 }
 
@@ -41,7 +41,7 @@ impl Inserts {
             keys: client.prepare(Keys::SQL).await?,
             events: client.prepare(Events::SQL).await?,
             deliveries: client.prepare(Deliveries::SQL).await?,
-            deliveries_with_events: client.prepare(Deliveries::SQL_WITH_EVENTS).await?,
+            wide_deliveries: client.prepare(Deliveries::SQL_WIDE).await?,
             logs: client.prepare(Logs::SQL).await?,
         })
     }
@@ -51,7 +51,7 @@ impl Inserts {
             keys: client.prepare(&Keys::sql_again()).await?,
             events: client.prepare(&again(Events::SQL)).await?,
             deliveries: client.prepare(&again(Deliveries::SQL)).await?,
-            deliveries_with_events: client.prepare(&again(Deliveries::SQL_WITH_EVENTS)).await?,
+            wide_deliveries: client.prepare(&again(Deliveries::SQL_WIDE)).await?,
             logs: client.prepare(&again(Logs::SQL)).await?,
         })
     }
@@ -105,8 +105,7 @@ impl Statements {
             steps.push(step(&inserts.events, events.params().to_vec()));
         }
         if !batch.deliveries.is_empty() {
-            let statement =
-                if deliveries.have_events() { &inserts.deliveries_with_events } else { &inserts.deliveries };
+            let statement = if deliveries.are_wide() { &inserts.wide_deliveries } else { &inserts.deliveries };
             steps.push(step(statement, deliveries.params()));
         }
         if !batch.logs.is_empty() {

@@ -66,6 +66,7 @@ impl PostgresStore {
         limit: usize,
     ) -> Result<Vec<EventDelivery>> {
         const SQL: &str = "SELECT page.id, page.subscription_id, r.*,
+                 (SELECT e.ordering_key FROM events e WHERE e.id = $1) AS ordering_key,
                  (SELECT l.outcome FROM delivery_logs l WHERE l.delivery_id = page.id AND l.id >= $5
                   ORDER BY l.id DESC LIMIT 1) AS last_outcome,
                  EXISTS (SELECT FROM subscriptions s WHERE s.id = page.subscription_id) AS subscribed

@@ -16,6 +16,7 @@ mod partitions;
 mod reads;
 mod recovery;
 mod rows;
+mod state_changes;
 mod subscriptions;
 
 use std::time::Duration;
@@ -39,7 +40,7 @@ use super::{
     Recovery, Result, Store, StoreError, SubscriptionChange, Update,
 };
 use crate::delivery::{
-    AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, Subscription, SubscriptionId, Timestamp,
+    AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, StateChange, Subscription, SubscriptionId, Timestamp,
 };
 
 pub use self::connection::InvalidDatabaseUrl;
@@ -208,7 +209,7 @@ impl Store for PostgresStore {
         change: SubscriptionChange,
         now: Timestamp,
     ) -> Result<Update> {
-        Ok(self.change_subscription(id, change, now).await?.map_or(Update::Missing, Update::Done))
+        self.change_subscription(id, change, now).await
     }
 
     async fn delete_subscription(&self, id: SubscriptionId) -> Result<bool> {
@@ -299,6 +300,26 @@ impl Store for PostgresStore {
     async fn prune_keys(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts> {
         let session = self.maintenance().await?;
         within(MAINTENANCE_DEADLINE, "pruning idempotency keys", keys::prune(&session.client, cutoff, limit)).await
+    }
+
+    async fn save_failing(&self, id: SubscriptionId, since: Option<Timestamp>) -> Result<()> {
+        self.write_failing(id, since).await
+    }
+
+    async fn backlog(&self, id: SubscriptionId, after: DeliveryId, cap: u64) -> Result<u64> {
+        self.count_backlog(id, after, cap).await
+    }
+
+    async fn state_changes(&self, id: SubscriptionId, before: Option<i64>, limit: usize) -> Result<Vec<StateChange>> {
+        self.read_state_changes(id, before, limit).await
+    }
+
+    async fn unannounced(&self, limit: usize) -> Result<Vec<StateChange>> {
+        self.read_unannounced(limit).await
+    }
+
+    async fn announced(&self, ids: &[i64]) -> Result<()> {
+        self.write_announced(ids).await
     }
 
     async fn close(&self) {

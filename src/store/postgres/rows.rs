@@ -7,16 +7,25 @@ use tokio_postgres::Row;
 use tokio_postgres::types::FromSqlOwned;
 use uuid::Uuid;
 
-use super::super::{Result, StoreError};
+use super::super::{Result, StoreError, settings};
 use crate::delivery::{
-    AttemptLog, Delivery, DeliveryId, EventId, Outcome, Retry, Subscription, SubscriptionId, Timestamp,
+    AttemptLog, Delivery, DeliveryId, DisabledReason, EventId, Outcome, Retry, Subscription, SubscriptionId, Timestamp,
 };
 
 /// What [`subscription`] reads.
 pub(super) const SUBSCRIPTION: &str = "id, tenant, target_url, event_types, secret, disabled, version, created_at,
-     updated_at";
-/// What [`retry`] reads.
-pub(super) const RETRY: &str = "delivery_id, subscription_id, attempt_number, next_attempt_at";
+     updated_at, settings, drop_through, failing_since";
+/// What [`delivery`] reads, of `deliveries d` and [`ITS_EVENT`]. A delivery of an event has the event's payload and ordering key.
+pub(super) const DELIVERY: &str = "d.id, d.event_type, d.event_id, coalesce(d.payload, e.payload) AS payload,
+     coalesce(d.ordering_key, e.ordering_key) AS ordering_key";
+/// The event of a delivery `d`, looked up for each: in the partition that its id names.
+pub(super) const ITS_EVENT: &str = "LEFT JOIN LATERAL (
+         SELECT e.payload, e.ordering_key FROM events e WHERE e.id = d.event_id LIMIT 1
+     ) e ON true";
+/// What [`retry`] reads, of `retries r`.
+pub(super) const RETRY: &str = "r.delivery_id, r.subscription_id, r.attempt_number, r.next_attempt_at,
+     (SELECT coalesce(d.ordering_key, (SELECT e.ordering_key FROM events e WHERE e.id = d.event_id))
+      FROM deliveries d WHERE d.id = r.delivery_id) AS ordering_key";
 /// What [`attempt`] reads.
 pub(super) const ATTEMPT: &str = "id, delivery_id, subscription_id, target_url, timestamp, attempt_number, outcome,
      http_status, error_details, duration_ms, response_body";
@@ -39,20 +48,26 @@ pub(super) fn shared(text: Option<String>) -> Option<Arc<str>> {
     text.map(Arc::from)
 }
 
+/// The reason, if there is one.
+pub(super) fn disabled(row: &Row) -> Result<Option<DisabledReason>> {
+    let word: Option<String> = get(row, "disabled")?;
+    word.map(|word| word.parse().map_err(StoreError::Corrupt)).transpose()
+}
+
 pub(super) fn subscription(row: &Row) -> Result<Subscription> {
     let event_types: Vec<String> = get(row, "event_types")?;
     let parse = |pattern: &String| pattern.parse().map_err(|_| corrupt("event_types", pattern));
-    let disabled: Option<String> = get(row, "disabled")?;
+    let settings = settings::from_text(&get::<String>(row, "settings")?).map_err(StoreError::Corrupt)?;
     Ok(Subscription {
         id: SubscriptionId(get(row, "id")?),
         tenant: get::<String>(row, "tenant")?.into(),
         target_url: get::<String>(row, "target_url")?.into(),
         event_types: event_types.iter().map(parse).collect::<Result<_>>()?,
         secret: get::<Option<String>>(row, "secret")?.map(Into::into),
-        disabled: disabled.map(|word| word.parse().map_err(StoreError::Corrupt)).transpose()?,
-        settings: std::sync::Arc::default(),
-        drop_through: None,
-        failing_since: None,
+        disabled: disabled(row)?,
+        settings: settings.into(),
+        drop_through: get::<Option<Uuid>>(row, "drop_through")?.map(DeliveryId),
+        failing_since: get::<Option<i64>>(row, "failing_since")?.map(Timestamp),
         version: get(row, "version")?,
         created_at: Timestamp(get(row, "created_at")?),
         updated_at: Timestamp(get(row, "updated_at")?),
@@ -66,7 +81,7 @@ pub(super) fn delivery(row: &Row, subscription_id: SubscriptionId) -> Result<Del
         event_type: shared(get(row, "event_type")?),
         payload: Bytes::from(get::<Vec<u8>>(row, "payload")?),
         event_id: get::<Option<Uuid>>(row, "event_id")?.map(EventId),
-        ordering_key: None,
+        ordering_key: shared(get(row, "ordering_key")?),
     })
 }
 
@@ -76,7 +91,7 @@ pub(super) fn retry(row: &Row) -> Result<Retry> {
         subscription_id: SubscriptionId(get(row, "subscription_id")?),
         attempt_number: count(row, "attempt_number")?,
         next_attempt_at: Timestamp(get(row, "next_attempt_at")?),
-        ordering_key: None,
+        ordering_key: shared(get(row, "ordering_key")?),
     })
 }
 

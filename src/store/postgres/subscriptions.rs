@@ -1,25 +1,26 @@
 //! Subscriptions: single statements on the pool. A trigger keeps their patterns in the same transaction, for look-ups.
 
 use secrecy::ExposeSecret;
+use tokio_postgres::types::ToSql;
 
-use super::super::{NewSubscription, Result, SubscriptionChange};
+use super::super::ids::last_by;
+use super::super::{NewSubscription, Result, SubscriptionChange, Update, settings};
 use super::PostgresStore;
 use super::columns::text;
 use super::rows::{self, SUBSCRIPTION};
 use crate::delivery::{EventTypePattern, Subscription, SubscriptionId, Timestamp, matching_patterns};
 
-/// What `subscription_patterns` holds of a subscription that wants everything.
-const NO_PATTERNS: &str = "";
-
 impl PostgresStore {
     pub(super) async fn insert_subscription(&self, new: NewSubscription, now: Timestamp) -> Result<Subscription> {
         let sql = format!(
-            "INSERT INTO subscriptions (tenant, target_url, event_types, secret, version, created_at, updated_at)
-             VALUES ($1, $2, $3, $4, 1, $5, $5) RETURNING {SUBSCRIPTION}"
+            "INSERT INTO subscriptions (tenant, target_url, event_types, secret, version, created_at, updated_at,
+                 settings)
+             VALUES ($1, $2, $3, $4, 1, $5, $5, $6) RETURNING {SUBSCRIPTION}"
         );
         let secret = new.secret.as_ref().map(|secret| text(secret.expose_secret()));
         let (tenant, target_url, event_types) = (text(&new.tenant), text(&new.target_url), patterns(&new.event_types));
-        let row = self.rows(&sql, &[&tenant, &target_url, &event_types, &secret, &now.0]).await?;
+        let settings = settings::to_text(&new.settings);
+        let row = self.rows(&sql, &[&tenant, &target_url, &event_types, &secret, &now.0, &settings]).await?;
         // An insert that succeeded returns its row.
         rows::subscription(&row[0])
     }
@@ -35,17 +36,43 @@ impl PostgresStore {
         found.iter().map(rows::subscription).collect()
     }
 
+    /// One statement, so one transaction: what was there is read under the lock that the change takes.
+    ///
+    /// Whoever is enabled starts afresh: failures of before say nothing, and would disable it again at the next one.
+    ///
+    /// The retries that a commit has in its hands are left to it, for it may wait for one that was locked here: what it
+    /// writes is later than what could be changed here, and a retry that is left as it is ends at its own time.
     pub(super) async fn change_subscription(
         &self,
         id: SubscriptionId,
         change: SubscriptionChange,
         now: Timestamp,
-    ) -> Result<Option<Subscription>> {
+    ) -> Result<Update> {
         let sql = format!(
-            "UPDATE subscriptions SET target_url = coalesce($2, target_url), event_types = coalesce($3, event_types),
-                 secret = CASE WHEN $4 THEN $5 ELSE secret END, disabled = CASE WHEN $6 THEN $7 ELSE disabled END,
-                 version = version + 1, updated_at = $8
-             WHERE id = $1 RETURNING {SUBSCRIPTION}"
+            "WITH before AS (
+                 SELECT id, version, disabled AS was FROM subscriptions WHERE id = $1 FOR UPDATE
+             ), changed AS (
+                 UPDATE subscriptions s SET target_url = coalesce($2, s.target_url),
+                     event_types = coalesce($3, s.event_types), secret = CASE WHEN $4 THEN $5 ELSE s.secret END,
+                     disabled = CASE WHEN $6 THEN $7 ELSE s.disabled END, version = s.version + 1, updated_at = $8,
+                     settings = coalesce($9, s.settings), drop_through = CASE WHEN $10 THEN
+                         greatest($11::uuid, (SELECT id FROM deliveries ORDER BY id DESC LIMIT 1)) ELSE s.drop_through END,
+                     failing_since = CASE WHEN $6 AND $7 IS NULL AND s.disabled IS NOT NULL THEN NULL
+                         ELSE s.failing_since END
+                 FROM before WHERE s.id = before.id AND before.version = coalesce($12::bigint, before.version)
+                 RETURNING s.*, before.was
+             ), recorded AS (
+                 INSERT INTO state_changes (subscription_id, at, tenant, disabled, detail)
+                 SELECT id, $8, tenant, disabled, $13::text FROM changed WHERE disabled IS DISTINCT FROM was
+             ), waiting AS (
+                 SELECT delivery_id FROM retries WHERE $10 AND subscription_id = $1 AND next_attempt_at > $8
+                     AND EXISTS (SELECT FROM changed)
+                 FOR UPDATE SKIP LOCKED
+             ), due AS (
+                 UPDATE retries r SET next_attempt_at = $8 FROM waiting WHERE r.delivery_id = waiting.delivery_id
+             )
+             SELECT EXISTS (SELECT FROM changed) AS done, {SUBSCRIPTION}
+             FROM (SELECT true FROM before) found LEFT JOIN changed ON true"
         );
         let target_url = change.target_url.as_deref().map(text);
         let event_types = change.event_types.as_deref().map(patterns);
@@ -53,16 +80,39 @@ impl PostgresStore {
         let secret = change.secret.flatten();
         let secret = secret.as_ref().map(|secret| text(secret.expose_secret()));
         let disabled = change.disabled.flatten().map(|reason| reason.as_str());
-        let found = self
-            .rows(&sql, &[&id.0, &target_url, &event_types, &set_secret, &secret, &set_disabled, &disabled, &now.0])
-            .await?;
-        found.first().map(rows::subscription).transpose()
+        let settings = change.settings.as_ref().map(settings::to_text);
+        let detail = change.detail.as_deref().map(text);
+        let params: [&(dyn ToSql + Sync); 13] = [
+            &id.0,
+            &target_url,
+            &event_types,
+            &set_secret,
+            &secret,
+            &set_disabled,
+            &disabled,
+            &now.0,
+            &settings,
+            &change.drop_backlog,
+            &last_by(now).0,
+            &change.only_version,
+            &detail,
+        ];
+        let found = self.rows(&sql, &params).await?;
+        let Some(row) = found.first() else { return Ok(Update::Missing) };
+        if rows::get(row, "done")? { rows::subscription(row).map(Update::Done) } else { Ok(Update::Overtaken) }
+    }
+
+    /// No new version: what is saved is advice.
+    pub(super) async fn write_failing(&self, id: SubscriptionId, since: Option<Timestamp>) -> Result<()> {
+        const SQL: &str = "UPDATE subscriptions SET failing_since = $2 WHERE id = $1";
+        self.rows(SQL, &[&id.0, &since.map(|at| at.0)]).await.map(drop)
     }
 
     /// One statement, so one transaction.
     pub(super) async fn remove_subscription(&self, id: SubscriptionId) -> Result<bool> {
         const SQL: &str = "WITH r AS (DELETE FROM retries WHERE subscription_id = $1),
-             p AS (DELETE FROM positions WHERE subscription_id = $1)
+             p AS (DELETE FROM positions WHERE subscription_id = $1),
+             c AS (DELETE FROM state_changes WHERE subscription_id = $1)
              DELETE FROM subscriptions WHERE id = $1 RETURNING id";
         Ok(!self.rows(SQL, &[&id.0]).await?.is_empty())
     }
@@ -71,8 +121,7 @@ impl PostgresStore {
     /// the server would read everybody's patterns, in the order of subscriptions, to be spared the sort.
     pub(super) async fn read_matching(&self, tenant: &str, event_type: &str) -> Result<Vec<SubscriptionId>> {
         const SQL: &str = "SELECT subscription_id FROM subscription_patterns WHERE tenant = $1 AND pattern = ANY($2)";
-        let mut patterns = matching_patterns(&text(event_type));
-        patterns.push(NO_PATTERNS.to_owned());
+        let patterns = matching_patterns(&text(event_type));
         let found = self.rows(SQL, &[&text(tenant), &patterns]).await?;
         let mut ids: Vec<_> =
             found.iter().map(|row| rows::get(row, "subscription_id").map(SubscriptionId)).collect::<Result<_>>()?;

@@ -9,8 +9,8 @@ use crate::delivery::{AttemptLog, Delivery, DeliveryId, Retry, SubscriptionId};
 use crate::store::{Batch, Result, StoreError};
 
 // Whatever is stored already is left as it is: a batch may come twice.
-const INSERT_DELIVERY: &str = "INSERT INTO deliveries (id, subscription_id, event_type, payload) \
-     VALUES (?1, ?2, ?3, ?4) ON CONFLICT (id) DO NOTHING";
+const INSERT_DELIVERY: &str = "INSERT INTO deliveries (id, subscription_id, event_type, payload, ordering_key) \
+     VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (id) DO NOTHING";
 const INSERT_DELIVERY_OF_EVENT: &str = "INSERT INTO deliveries (id, subscription_id, event_type, event) \
      VALUES (?1, ?2, ?3, (SELECT seq FROM events WHERE id = ?4)) ON CONFLICT (id) DO NOTHING";
 const INSERT_LOG: &str = "INSERT INTO delivery_logs (id, subscription_id, delivery_id, target_url, timestamp, \
@@ -63,7 +63,13 @@ fn insert_deliveries(transaction: &Transaction<'_>, deliveries: &[Delivery]) -> 
             Some(event) => {
                 insert_of_event.execute(params![id, delivery.subscription_id.0, event_type, blob(&event.0)])?
             }
-            None => insert.execute(params![id, delivery.subscription_id.0, event_type, &delivery.payload[..]])?,
+            None => insert.execute(params![
+                id,
+                delivery.subscription_id.0,
+                event_type,
+                &delivery.payload[..],
+                delivery.ordering_key.as_deref()
+            ])?,
         };
     }
     Ok(())

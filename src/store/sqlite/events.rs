@@ -8,9 +8,6 @@ use super::rows::{self, blob};
 use crate::delivery::{DeliveryId, Event, EventId, Retry, SubscriptionId, Timestamp, matching_patterns};
 use crate::store::{EventDelivery, Result};
 
-/// Stands for the patterns of a subscription that has none: it wants every event.
-pub(super) const EVERY_EVENT: &str = "";
-
 // Whatever is stored already is left as it is: a batch may come twice.
 const INSERT_EVENT: &str = "INSERT INTO events (id, tenant, event_type, ordering_key, deliveries, payload) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO NOTHING";
@@ -19,7 +16,8 @@ pub(super) const MATCHING: &str = "SELECT DISTINCT subscription_id FROM subscrip
      WHERE tenant = ?1 AND pattern IN (SELECT value FROM json_each(?2)) ORDER BY subscription_id";
 pub(super) const DELIVERIES: &str = "SELECT d.id, d.subscription_id, \
      (SELECT outcome FROM delivery_logs WHERE delivery_id = d.id ORDER BY id DESC LIMIT 1), \
-     EXISTS (SELECT 1 FROM subscriptions WHERE id = d.subscription_id), r.attempt_number, r.next_attempt_at \
+     EXISTS (SELECT 1 FROM subscriptions WHERE id = d.subscription_id), r.attempt_number, r.next_attempt_at, \
+     (SELECT ordering_key FROM events WHERE id = ?1) \
      FROM deliveries d LEFT JOIN retries r ON r.delivery_id = d.id \
      WHERE d.event = (SELECT seq FROM events WHERE id = ?1) \
      AND d.seq > coalesce((SELECT seq FROM deliveries WHERE id <= ?2 ORDER BY id DESC LIMIT 1), 0) \
@@ -53,9 +51,7 @@ pub(super) fn stored(connection: &mut Connection, ids: &[EventId]) -> Result<Vec
 }
 
 pub(super) fn matching(connection: &mut Connection, tenant: &str, event_type: &str) -> Result<Vec<SubscriptionId>> {
-    let mut patterns = matching_patterns(event_type);
-    patterns.push(EVERY_EVENT.to_owned());
-    let patterns = serde_json::Value::from(patterns).to_string();
+    let patterns = serde_json::Value::from(matching_patterns(event_type)).to_string();
     let mut statement = connection.prepare_cached(MATCHING)?;
     let found = statement.query_map(params![tenant, patterns], |row| rows::subscription_id(row, 0))?;
     Ok(found.collect::<rusqlite::Result<_>>()?)
@@ -97,7 +93,7 @@ fn event_delivery(row: &Row<'_>) -> rusqlite::Result<EventDelivery> {
             subscription_id,
             attempt_number,
             next_attempt_at,
-            ordering_key: None,
+            ordering_key: row.get(6)?,
         })
     };
     Ok(EventDelivery {

@@ -6,7 +6,7 @@ use rusqlite::{Connection, Row, Transaction, TransactionBehavior, params};
 use uuid::Uuid;
 
 use super::commit::insert_logs;
-use super::reads::limit;
+use super::reads::{limit, waiting};
 use super::rows::{self, blob};
 use crate::delivery::{AttemptLog, DeliveryId, Outcome, SubscriptionId, Timestamp};
 use crate::store::ids::IdSource;
@@ -16,23 +16,19 @@ const EXPIRED: &str = "not delivered within the retention time; no further attem
 
 pub(super) const OLD_RETRIES: &str = "SELECT r.delivery_id, r.subscription_id, r.attempt_number, s.target_url FROM retries r \
      JOIN subscriptions s ON s.id = r.subscription_id WHERE r.delivery_id < ?1 ORDER BY r.delivery_id LIMIT ?2";
-pub(super) const OLD_UNTRIED: &str = "SELECT d.id, d.subscription_id, 1, s.target_url FROM deliveries d \
-     JOIN subscriptions s ON s.id = d.subscription_id WHERE d.id > coalesce((SELECT delivery_id FROM watermark), x'') AND d.id < ?1 \
-     AND NOT EXISTS (SELECT 1 FROM delivery_logs WHERE delivery_id = d.id) \
-     AND NOT EXISTS (SELECT 1 FROM positions p WHERE p.subscription_id = d.subscription_id) ORDER BY d.id LIMIT ?2";
-// `CROSS JOIN` keeps the order of the tables: from the few positions to the rows behind them.
-pub(super) const OLD_BACKLOG: &str = "SELECT d.id, d.subscription_id, 1, s.target_url FROM positions p \
-     CROSS JOIN subscriptions s ON s.id = p.subscription_id CROSS JOIN deliveries d ON d.subscription_id = p.subscription_id \
-     AND d.seq > coalesce((SELECT seq FROM deliveries WHERE id <= p.delivery_id ORDER BY id DESC LIMIT 1), 0) \
-     AND d.seq <= coalesce((SELECT seq FROM deliveries WHERE id < ?1 ORDER BY id DESC LIMIT 1), 0) \
-     WHERE NOT EXISTS (SELECT 1 FROM delivery_logs WHERE delivery_id = d.id) LIMIT ?2";
+// `CROSS JOIN` keeps the order of the tables: from a subscription to what it has that is old.
+pub(super) const OLD_UNTRIED: &str = concat!(
+    waiting!(),
+    "SELECT u.delivery_id, u.subscription_id, 1, s.target_url FROM waiting w CROSS JOIN subscriptions s ON s.id = w.id \
+     CROSS JOIN untried u ON u.subscription_id = w.id AND u.delivery_id < ?1 LIMIT ?2"
+);
 
 // A delivery is finished when it has been attempted and no retry is planned, or when nobody waits for it any more.
 pub(super) const PRUNE_DELIVERIES: &str = "DELETE FROM deliveries WHERE seq IN (SELECT d.seq FROM deliveries d WHERE d.id < ?1 \
      AND NOT EXISTS (SELECT 1 FROM retries WHERE delivery_id = d.id) \
-     AND (EXISTS (SELECT 1 FROM delivery_logs WHERE delivery_id = d.id) \
+     AND (NOT EXISTS (SELECT 1 FROM untried WHERE subscription_id = d.subscription_id AND delivery_id = d.id) \
      OR NOT EXISTS (SELECT 1 FROM subscriptions WHERE id = d.subscription_id)) ORDER BY d.id LIMIT ?2)";
-// Only after its delivery: a delivery without a log row counts as untried and would be sent again.
+// Only after its delivery, which would be shown as one that nothing was tried with.
 pub(super) const PRUNE_LOGS: &str = "DELETE FROM delivery_logs WHERE seq IN (SELECT l.seq FROM delivery_logs l WHERE l.id < ?1 \
      AND NOT EXISTS (SELECT 1 FROM deliveries WHERE id = l.delivery_id) ORDER BY l.id LIMIT ?2)";
 
@@ -55,7 +51,7 @@ pub(super) fn overdue(connection: &mut Connection, cutoff: Timestamp, max_rows: 
     let snapshot = connection.transaction()?;
     let floor = DeliveryId::floor_at(cutoff).0;
     let mut found = Vec::new();
-    for query in [OLD_RETRIES, OLD_BACKLOG, OLD_UNTRIED] {
+    for query in [OLD_RETRIES, OLD_UNTRIED] {
         let rest = limit(max_rows - found.len());
         let mut statement = snapshot.prepare_cached(query)?;
         for row in statement.query_map(params![blob(&floor), rest], overdue_row)? {
@@ -96,7 +92,8 @@ fn still_unfinished(transaction: &Transaction<'_>, delivery: &Overdue) -> rusqli
         let sql = "DELETE FROM retries WHERE delivery_id = ?1 AND attempt_number = ?2";
         return Ok(transaction.prepare_cached(sql)?.execute(params![id, delivery.attempt_number])? > 0);
     }
-    Ok(!transaction.prepare_cached("SELECT 1 FROM delivery_logs WHERE delivery_id = ?1")?.exists([id])?)
+    let sql = "SELECT 1 FROM untried WHERE subscription_id = ?2 AND delivery_id = ?1";
+    transaction.prepare_cached(sql)?.exists(params![id, delivery.subscription_id.0])
 }
 
 fn failure(id: Uuid, delivery: &Overdue, now: Timestamp) -> AttemptLog {

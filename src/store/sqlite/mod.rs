@@ -12,6 +12,7 @@ mod janitor;
 mod keys;
 mod reads;
 mod rows;
+mod state_changes;
 mod status;
 mod subscriptions;
 #[cfg(test)]
@@ -30,7 +31,7 @@ use super::{
     Recovery, Result, Store, StoreError, SubscriptionChange, Update,
 };
 use crate::delivery::{
-    AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, Subscription, SubscriptionId, Timestamp,
+    AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, StateChange, Subscription, SubscriptionId, Timestamp,
 };
 use checkpoint::Checkpointer;
 use connections::{Connections, Kind};
@@ -185,8 +186,7 @@ impl Store for SqliteStore {
         change: SubscriptionChange,
         now: Timestamp,
     ) -> Result<Update> {
-        let changed = self.write(move |connection| subscriptions::update(connection, id, &change, now)).await?;
-        Ok(changed.map_or(Update::Missing, Update::Done))
+        self.write(move |connection| subscriptions::update(connection, id, &change, now)).await
     }
 
     async fn delete_subscription(&self, id: SubscriptionId) -> Result<bool> {
@@ -267,6 +267,27 @@ impl Store for SqliteStore {
 
     async fn prune_keys(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts> {
         self.write_as_owner(move |connection| keys::prune(connection, cutoff, limit)).await
+    }
+
+    async fn save_failing(&self, id: SubscriptionId, since: Option<Timestamp>) -> Result<()> {
+        self.write(move |connection| subscriptions::save_failing(connection, id, since)).await
+    }
+
+    async fn backlog(&self, id: SubscriptionId, after: DeliveryId, cap: u64) -> Result<u64> {
+        self.read(move |connection| reads::backlog(connection, id, after, cap)).await
+    }
+
+    async fn state_changes(&self, id: SubscriptionId, before: Option<i64>, limit: usize) -> Result<Vec<StateChange>> {
+        self.read(move |connection| state_changes::of_subscription(connection, id, before, limit)).await
+    }
+
+    async fn unannounced(&self, limit: usize) -> Result<Vec<StateChange>> {
+        self.read(move |connection| state_changes::unannounced(connection, limit)).await
+    }
+
+    async fn announced(&self, ids: &[i64]) -> Result<()> {
+        let ids = ids.to_vec();
+        self.write(move |connection| state_changes::announced(connection, &ids)).await
     }
 
     async fn close(&self) {

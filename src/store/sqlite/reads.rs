@@ -2,17 +2,28 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::rows::{self, RETRY, SELECT_DELIVERY, blob};
+use super::rows::{self, DELIVERY, SELECT_RETRY, blob};
 use crate::delivery::{Delivery, DeliveryId, Retry, SubscriptionId, Timestamp};
 use crate::store::{BacklogPage, Pending, Recovery, Result};
 
-// Rows are read from the watermark on and without their payloads. The rowid decides where to start, because its order
-// is the order of the ids and a scan of the table itself needs no look-ups.
-pub(super) const UNTRIED: &str = "SELECT DISTINCT d.subscription_id FROM deliveries d NOT INDEXED \
-     WHERE d.seq > coalesce((SELECT seq FROM deliveries WHERE id <= ?1 ORDER BY id DESC LIMIT 1), 0) \
-     AND NOT EXISTS (SELECT 1 FROM delivery_logs WHERE delivery_id = d.id) \
-     AND NOT EXISTS (SELECT 1 FROM positions WHERE subscription_id = d.subscription_id) \
-     AND EXISTS (SELECT 1 FROM subscriptions WHERE id = d.subscription_id)";
+/// The subscriptions that have something in `untried`: from one to the next, without reading what each of them has there.
+/// Ends in a NULL.
+macro_rules! waiting {
+    () => {
+        "WITH RECURSIVE waiting (id) AS (SELECT min(subscription_id) FROM untried UNION ALL \
+         SELECT (SELECT min(subscription_id) FROM untried WHERE subscription_id > waiting.id) FROM waiting \
+         WHERE waiting.id IS NOT NULL) "
+    };
+}
+pub(super) use waiting;
+
+// Disabled ones too: what they have holds the watermark back, or is forgotten.
+pub(super) const UNTRIED: &str = concat!(
+    waiting!(),
+    "SELECT w.id FROM waiting w WHERE EXISTS (SELECT 1 FROM untried WHERE subscription_id = w.id AND delivery_id > ?1) \
+     AND NOT EXISTS (SELECT 1 FROM positions WHERE subscription_id = w.id) \
+     AND EXISTS (SELECT 1 FROM subscriptions WHERE id = w.id)"
+);
 // The newest rows may be pruned; ids must stay above the watermark all the same, or nobody would look for them.
 const NEWEST_ID: &str = "SELECT max(id) FROM (SELECT max(id) AS id FROM deliveries \
      UNION ALL SELECT max(id) FROM delivery_logs UNION ALL SELECT max(id) FROM events UNION ALL SELECT delivery_id FROM watermark)";
@@ -60,9 +71,9 @@ pub(super) fn pending(connection: &mut Connection, id: SubscriptionId, retry_lim
 
 pub(super) fn backlog_sql() -> String {
     format!(
-        "{SELECT_DELIVERY} WHERE d.subscription_id = ?1 \
-         AND d.seq > coalesce((SELECT seq FROM deliveries WHERE id <= ?2 ORDER BY id DESC LIMIT 1), 0) \
-         AND NOT EXISTS (SELECT 1 FROM delivery_logs WHERE delivery_id = d.id) ORDER BY d.seq LIMIT ?3"
+        "SELECT {DELIVERY} FROM untried u CROSS JOIN deliveries d ON d.id = u.delivery_id \
+         LEFT JOIN events e ON e.seq = d.event \
+         WHERE u.subscription_id = ?1 AND u.delivery_id > ?2 ORDER BY u.delivery_id LIMIT ?3"
     )
 }
 
@@ -90,25 +101,42 @@ pub(super) fn backlog_page(
     Ok(page)
 }
 
+pub(super) fn retries_sql() -> String {
+    format!("{SELECT_RETRY} WHERE r.subscription_id = ?1 ORDER BY r.next_attempt_at, r.delivery_id LIMIT ?2")
+}
+
 pub(super) fn retries(connection: &Connection, id: SubscriptionId, max_rows: usize) -> Result<Vec<Retry>> {
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {RETRY} FROM retries WHERE subscription_id = ?1 ORDER BY next_attempt_at, delivery_id LIMIT ?2"
-    ))?;
+    let mut statement = connection.prepare_cached(&retries_sql())?;
     let found = statement.query_map(params![id.0, limit(max_rows)], rows::retry)?;
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 
-pub(super) fn retry_payload_sql() -> String {
-    format!("{SELECT_DELIVERY} WHERE d.id = ?1 AND EXISTS (SELECT 1 FROM retries WHERE delivery_id = ?1)")
+pub(super) fn unfinished_sql() -> String {
+    format!(
+        "SELECT {DELIVERY} FROM deliveries d LEFT JOIN events e ON e.seq = d.event WHERE d.id = ?1 \
+         AND (EXISTS (SELECT 1 FROM retries WHERE delivery_id = ?1) \
+         OR EXISTS (SELECT 1 FROM untried WHERE subscription_id = d.subscription_id AND delivery_id = ?1))"
+    )
 }
 
 pub(super) fn unfinished(connection: &mut Connection, ids: &[DeliveryId]) -> Result<Vec<Delivery>> {
-    let mut statement = connection.prepare_cached(&retry_payload_sql())?;
+    let mut statement = connection.prepare_cached(&unfinished_sql())?;
     let mut found = Vec::new();
     for id in ids {
         found.extend(statement.query_row([blob(&id.0)], rows::delivery).optional()?);
     }
     Ok(found)
+}
+
+pub(super) const BACKLOG_SIZE: &str = "SELECT \
+     (SELECT count(*) FROM (SELECT 1 FROM untried WHERE subscription_id = ?1 AND delivery_id > ?2 LIMIT ?3)) + \
+     (SELECT count(*) FROM (SELECT 1 FROM retries WHERE subscription_id = ?1 LIMIT ?3))";
+
+pub(super) fn backlog(connection: &Connection, id: SubscriptionId, after: DeliveryId, cap: u64) -> Result<u64> {
+    let most = i64::try_from(cap).unwrap_or(i64::MAX);
+    let mut count = connection.prepare_cached(BACKLOG_SIZE)?;
+    let found: i64 = count.query_row(params![id.0, blob(&after.0), most], |row| row.get(0))?;
+    Ok(found.unsigned_abs().min(cap))
 }
 
 pub(super) fn subscriptions_behind(connection: &mut Connection, max_rows: usize) -> Result<Vec<SubscriptionId>> {

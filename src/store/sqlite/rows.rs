@@ -8,23 +8,27 @@ use rusqlite::types::Type;
 use uuid::Uuid;
 
 use crate::delivery::{
-    AttemptLog, Delivery, DeliveryId, EventId, EventTypePattern, Outcome, Retry, Subscription, SubscriptionId,
-    Timestamp,
+    AttemptLog, Delivery, DeliveryId, DisabledReason, EventId, EventTypePattern, Outcome, Retry, Subscription,
+    SubscriptionId, Timestamp,
 };
+use crate::store::settings;
 
 type Read<T> = rusqlite::Result<T>;
 
 /// The columns that [`subscription`] reads.
 pub(super) const SUBSCRIPTION: &str = "id, target_url, event_types, secret, disabled, version, created_at, \
-     updated_at, tenant";
-/// The columns that [`delivery`] reads, and where they come from. A delivery of an event has the event's payload.
-pub(super) const SELECT_DELIVERY: &str = "SELECT d.id, d.subscription_id, d.event_type, \
-     coalesce(d.payload, e.payload), e.id FROM deliveries d LEFT JOIN events e ON e.seq = d.event";
+     updated_at, tenant, settings, drop_through, failing_since";
+/// The columns that [`delivery`] reads, of `deliveries d LEFT JOIN events e ON e.seq = d.event`. A delivery of an event has
+/// the event's payload and ordering key.
+pub(super) const DELIVERY: &str = "d.id, d.subscription_id, d.event_type, coalesce(d.payload, e.payload), e.id, \
+     coalesce(d.ordering_key, e.ordering_key)";
 /// The columns that [`log`] reads.
 pub(super) const LOG: &str = "id, delivery_id, subscription_id, target_url, timestamp, attempt_number, outcome, \
      http_status, error_details, duration_ms, response_body";
-/// The columns that [`retry`] reads.
-pub(super) const RETRY: &str = "delivery_id, subscription_id, attempt_number, next_attempt_at";
+/// What [`retry`] reads, and where it comes from.
+pub(super) const SELECT_RETRY: &str = "SELECT r.delivery_id, r.subscription_id, r.attempt_number, r.next_attempt_at, \
+     coalesce(d.ordering_key, e.ordering_key) FROM retries r LEFT JOIN deliveries d ON d.id = r.delivery_id \
+     LEFT JOIN events e ON e.seq = d.event";
 
 /// An id as it is stored.
 pub(super) fn blob(id: &Uuid) -> &[u8] {
@@ -54,7 +58,7 @@ pub(super) fn delivery(row: &Row<'_>) -> Read<Delivery> {
         event_type: row.get(2)?,
         payload: Bytes::from(row.get::<_, Vec<u8>>(3)?),
         event_id: event_id(row, 4)?,
-        ordering_key: None,
+        ordering_key: row.get(5)?,
     })
 }
 
@@ -85,22 +89,27 @@ pub(super) fn retry(row: &Row<'_>) -> Read<Retry> {
         subscription_id: subscription_id(row, 1)?,
         attempt_number: row.get(2)?,
         next_attempt_at: Timestamp(row.get(3)?),
-        ordering_key: None,
+        ordering_key: row.get(4)?,
     })
 }
 
+/// The reason in `column`, if there is one.
+pub(super) fn disabled(row: &Row<'_>, column: usize) -> Read<Option<DisabledReason>> {
+    let word: Option<String> = row.get(column)?;
+    word.map(|word| word.parse().map_err(|error: String| unreadable(column, error))).transpose()
+}
+
 pub(super) fn subscription(row: &Row<'_>) -> Read<Subscription> {
-    let disabled: Option<String> = row.get(4)?;
     Ok(Subscription {
         id: subscription_id(row, 0)?,
         tenant: row.get(8)?,
         target_url: row.get(1)?,
         event_types: patterns(&row.get::<_, Arc<str>>(2)?)?,
         secret: row.get::<_, Option<String>>(3)?.map(Into::into),
-        disabled: disabled.map(|word| word.parse().map_err(|error: String| unreadable(4, error))).transpose()?,
-        settings: std::sync::Arc::default(),
-        drop_through: None,
-        failing_since: None,
+        disabled: disabled(row, 4)?,
+        settings: settings::from_text(&row.get::<_, Arc<str>>(9)?).map_err(|error| unreadable(9, error))?.into(),
+        drop_through: row.get::<_, Option<[u8; 16]>>(10)?.map(|id| DeliveryId(Uuid::from_bytes(id))),
+        failing_since: row.get::<_, Option<i64>>(11)?.map(Timestamp),
         version: row.get(5)?,
         created_at: Timestamp(row.get(6)?),
         updated_at: Timestamp(row.get(7)?),

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
 use super::reads::limit;
-use super::rows::{self, LOG, RETRY, blob};
+use super::rows::{self, LOG, SELECT_RETRY, blob};
 use crate::delivery::{AttemptLog, DeliveryId, SubscriptionId};
 use crate::store::{DeliveryRecord, Result};
 
@@ -21,7 +21,7 @@ pub(super) fn delivery(connection: &mut Connection, id: DeliveryId) -> Result<Op
         .optional()?;
     let Some((subscription_id, event_type, event_id, subscription_exists)) = found else { return Ok(None) };
     let retry = snapshot
-        .prepare_cached(&format!("SELECT {RETRY} FROM retries WHERE delivery_id = ?1"))?
+        .prepare_cached(&format!("{SELECT_RETRY} WHERE r.delivery_id = ?1"))?
         .query_row([blob(&id.0)], rows::retry)
         .optional()?;
     let attempts = snapshot

@@ -3,22 +3,24 @@
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use secrecy::ExposeSecret;
 
-use super::events::EVERY_EVENT;
 use super::reads::limit;
-use super::rows::{self, SUBSCRIPTION, patterns_text};
-use crate::delivery::{EventTypePattern, Subscription, SubscriptionId, Timestamp};
-use crate::store::{NewSubscription, Result, SubscriptionChange};
+use super::rows::{self, SUBSCRIPTION, blob, patterns_text};
+use super::state_changes;
+use crate::delivery::{EventTypePattern, NO_PATTERNS, Subscription, SubscriptionId, Timestamp};
+use crate::store::ids::last_by;
+use crate::store::{NewSubscription, Result, SubscriptionChange, Update, settings};
 
 pub(super) const DELETE_PATTERNS: &str = "DELETE FROM subscription_patterns WHERE subscription_id = ?1";
 
 pub(super) fn create(connection: &mut Connection, new: &NewSubscription, now: Timestamp) -> Result<Subscription> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let insert = format!(
-        "INSERT INTO subscriptions (target_url, event_types, secret, version, created_at, updated_at, tenant) \
-         VALUES (?1, ?2, ?3, 1, ?4, ?4, ?5) RETURNING {SUBSCRIPTION}"
+        "INSERT INTO subscriptions (target_url, event_types, secret, version, created_at, updated_at, tenant, settings) \
+         VALUES (?1, ?2, ?3, 1, ?4, ?4, ?5, ?6) RETURNING {SUBSCRIPTION}"
     );
     let secret = new.secret.as_ref().map(|secret| secret.expose_secret());
-    let row = params![new.target_url, patterns_text(&new.event_types), secret, now.0, new.tenant];
+    let settings = settings::to_text(&new.settings);
+    let row = params![new.target_url, patterns_text(&new.event_types), secret, now.0, new.tenant, settings];
     let created = transaction.prepare_cached(&insert)?.query_row(row, rows::subscription)?;
     write_patterns(&transaction, &created)?;
     transaction.commit()?;
@@ -36,8 +38,8 @@ fn write_patterns(transaction: &Transaction<'_>, subscription: &Subscription) ->
         "INSERT INTO subscription_patterns (tenant, pattern, subscription_id) VALUES (?1, ?2, ?3) \
          ON CONFLICT DO NOTHING",
     )?;
-    let every_event = subscription.event_types.is_empty().then_some(EVERY_EVENT);
-    for pattern in subscription.event_types.iter().map(EventTypePattern::as_str).chain(every_event) {
+    let none = subscription.event_types.is_empty().then_some(NO_PATTERNS);
+    for pattern in subscription.event_types.iter().map(EventTypePattern::as_str).chain(none) {
         insert.execute(params![&*subscription.tenant, pattern, subscription.id.0])?;
     }
     Ok(())
@@ -48,7 +50,7 @@ fn delete_patterns(transaction: &Transaction<'_>, id: SubscriptionId) -> rusqlit
     Ok(())
 }
 
-pub(super) fn get(connection: &mut Connection, id: SubscriptionId) -> Result<Option<Subscription>> {
+pub(super) fn get(connection: &Connection, id: SubscriptionId) -> Result<Option<Subscription>> {
     let mut select = connection.prepare_cached(&format!("SELECT {SUBSCRIPTION} FROM subscriptions WHERE id = ?1"))?;
     Ok(select.query_row([id.0], rows::subscription).optional()?)
 }
@@ -65,22 +67,33 @@ pub(super) fn list(
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 
-/// One statement, so that two changes at the same time both happen, and the patterns with it. `?n IS NULL` cannot tell "leave it" from "take it
-/// away", so what can be taken away comes with a flag.
+/// `?n IS NULL` cannot tell "leave it" from "take it away", so what can be taken away comes with a flag.
+const UPDATE: &str = "UPDATE subscriptions SET target_url = coalesce(?2, target_url), \
+     event_types = coalesce(?3, event_types), secret = CASE WHEN ?4 THEN ?5 ELSE secret END, \
+     disabled = CASE WHEN ?6 THEN ?7 ELSE disabled END, version = version + 1, updated_at = ?8, \
+     settings = coalesce(?9, settings), \
+     drop_through = CASE WHEN ?10 THEN max(?11, coalesce((SELECT max(id) FROM deliveries), x'')) ELSE drop_through END, \
+     failing_since = CASE WHEN ?6 AND ?7 IS NULL AND disabled IS NOT NULL THEN NULL ELSE failing_since END WHERE id = ?1";
+pub(super) const BRING_FORWARD: &str =
+    "UPDATE retries SET next_attempt_at = ?2 WHERE subscription_id = ?1 AND next_attempt_at > ?2";
+
+/// One transaction that is alone from its start: two changes at the same time both happen, and what one of them says that
+/// it was made from is what it is made from.
+///
+/// Whoever is enabled starts afresh: failures of before say nothing, and would disable it again at the next one.
 pub(super) fn update(
     connection: &mut Connection,
     id: SubscriptionId,
     change: &SubscriptionChange,
     now: Timestamp,
-) -> Result<Option<Subscription>> {
+) -> Result<Update> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let update = format!(
-        "UPDATE subscriptions SET target_url = coalesce(?2, target_url), event_types = coalesce(?3, event_types), \
-         secret = CASE WHEN ?4 THEN ?5 ELSE secret END, disabled = CASE WHEN ?6 THEN ?7 ELSE disabled END, \
-         version = version + 1, updated_at = ?8 WHERE id = ?1 RETURNING {SUBSCRIPTION}"
-    );
+    let Some(before) = get(&transaction, id)? else { return Ok(Update::Missing) };
+    if change.only_version.is_some_and(|version| version != before.version) {
+        return Ok(Update::Overtaken);
+    }
     let secret = change.secret.as_ref().map(|secret| secret.as_ref().map(|secret| secret.expose_secret()));
-    let row = params![
+    transaction.prepare_cached(UPDATE)?.execute(params![
         id.0,
         change.target_url,
         change.event_types.as_deref().map(patterns_text),
@@ -88,14 +101,28 @@ pub(super) fn update(
         secret.flatten(),
         change.disabled.is_some(),
         change.disabled.flatten().map(|reason| reason.as_str()),
-        now.0
-    ];
-    let updated = transaction.prepare_cached(&update)?.query_row(row, rows::subscription).optional()?;
-    if let Some(subscription) = &updated {
-        write_patterns(&transaction, subscription)?;
+        now.0,
+        change.settings.as_ref().map(settings::to_text),
+        change.drop_backlog,
+        blob(&last_by(now).0)
+    ])?;
+    if change.drop_backlog {
+        transaction.prepare_cached(BRING_FORWARD)?.execute([id.0, now.0])?;
     }
+    let Some(after) = get(&transaction, id)? else { return Ok(Update::Missing) };
+    if after.disabled != before.disabled {
+        state_changes::insert(&transaction, &after, change.detail.as_deref())?;
+    }
+    write_patterns(&transaction, &after)?;
     transaction.commit()?;
-    Ok(updated)
+    Ok(Update::Done(after))
+}
+
+/// No new version, and no owner is needed: what is saved is advice.
+pub(super) fn save_failing(connection: &Connection, id: SubscriptionId, since: Option<Timestamp>) -> Result<()> {
+    let mut save = connection.prepare_cached("UPDATE subscriptions SET failing_since = ?2 WHERE id = ?1")?;
+    save.execute(params![id.0, since.map(|at| at.0)])?;
+    Ok(())
 }
 
 pub(super) fn delete(connection: &mut Connection, id: SubscriptionId) -> Result<bool> {
@@ -104,6 +131,7 @@ pub(super) fn delete(connection: &mut Connection, id: SubscriptionId) -> Result<
     delete_patterns(&transaction, id)?;
     transaction.execute("DELETE FROM retries WHERE subscription_id = ?1", [id.0])?;
     transaction.execute("DELETE FROM positions WHERE subscription_id = ?1", [id.0])?;
+    transaction.execute("DELETE FROM state_changes WHERE subscription_id = ?1", [id.0])?;
     transaction.commit()?;
     Ok(deleted)
 }

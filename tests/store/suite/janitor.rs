@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use hookpost::delivery::{AttemptLog, DeliveryId, Outcome, Timestamp};
-use hookpost::store::{Batch, JanitorCounts, Store};
+use hookpost::delivery::{AttemptLog, DeliveryId, DisabledReason, Outcome, Timestamp};
+use hookpost::store::{Batch, JanitorCounts, Store, SubscriptionChange};
 
 use crate::backend::Backend;
 use crate::fixtures::*;
@@ -103,6 +103,31 @@ pub async fn a_delivery_behind_its_subscriptions_position_is_expired(backend: &B
     assert_eq!(expire_all(&store, LIMIT).await.expired, 1);
     assert_says_that_it_expired(&attempts(&store, old.id).await[0]);
     assert_eq!(attempts(&store, tried.id).await.len(), 1);
+}
+
+/// It waits for its subscription to be enabled, but not for ever.
+pub async fn a_disabled_subscriptions_deliveries_expire_like_any_other(backend: &Backend) {
+    let store = prepared(backend).await;
+    let sub = subscribe(&store).await;
+    commit(&store, accepted([delivery(sub, 1)])).await;
+    commit(&store, retried([delivery(sub, 3)], 50)).await;
+    let disable = SubscriptionChange { disabled: Some(Some(DisabledReason::ByHand)), ..Default::default() };
+    store.update_subscription(sub, disable, T0).await.unwrap();
+    assert_eq!(expire_all(&store, LIMIT).await.expired, 2);
+    assert_eq!(store.backlog(sub, DeliveryId::MIN, 10).await.unwrap(), 0);
+}
+
+/// What it leaves in the logs does not count against what comes later.
+pub async fn what_expired_and_was_pruned_is_in_no_backlog(backend: &Backend) {
+    let store = prepared(backend).await;
+    let sub = subscribe(&store).await;
+    commit(&store, accepted([1, 2, 3].map(|ms| delivery(sub, ms)))).await;
+    commit(&store, accepted([delivery(sub, days(28) - 5), delivery(sub, days(28) + 5)])).await;
+    expire_all(&store, LIMIT).await;
+    assert_eq!(store.backlog(sub, DeliveryId::MIN, 10).await.unwrap(), 2);
+    prune_all(&store, LIMIT).await;
+    assert_eq!(store.backlog(sub, DeliveryId::MIN, 10).await.unwrap(), 2);
+    assert_eq!(backlog(&store, sub).await, [days(28) - 5, days(28) + 5].map(|ms| DeliveryId(id(ms))));
 }
 
 pub async fn what_is_finished_or_young_is_not_expired(backend: &Backend) {

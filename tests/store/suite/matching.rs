@@ -60,6 +60,19 @@ pub async fn a_star_and_no_patterns_match_every_type(backend: &Backend) {
     }
 }
 
+/// Whoever asked for everything did not ask for them.
+pub async fn hookposts_own_events_match_those_who_name_them(backend: &Backend) {
+    let store = backend.owned().await;
+    for everything in [&["*"][..], &[], &["hookposts.*"], &["*", "order.*"]] {
+        subscribe_to(&store, DEFAULT_TENANT, everything).await;
+    }
+    let below = subscribe_to(&store, DEFAULT_TENANT, &["hookpost.*"]).await;
+    let deeper = subscribe_to(&store, DEFAULT_TENANT, &["*", "hookpost.subscription.*"]).await;
+    let exact = subscribe_to(&store, DEFAULT_TENANT, &["hookpost.subscription.disabled"]).await;
+    assert_eq!(matching(&store, "hookpost.subscription.disabled").await, [below, deeper, exact]);
+    assert_eq!(matching(&store, "hookpost.delivery.exhausted").await, [below]);
+}
+
 pub async fn one_that_matches_twice_is_named_once_and_all_come_by_id(backend: &Backend) {
     let store = backend.owned().await;
     let first = subscribe_to(&store, DEFAULT_TENANT, &["order.created"]).await;

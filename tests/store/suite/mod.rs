@@ -1,11 +1,13 @@
 //! The rules that `src/store/mod.rs` documents, one function each.
 
 pub mod backlog;
+pub mod changes;
 pub mod commit;
 pub mod events;
 pub mod janitor;
 pub mod keys;
 pub mod matching;
+pub mod migration;
 pub mod ownership;
 pub mod recovery;
 pub mod retries;

@@ -1,7 +1,7 @@
 //! `recovery` and `pending`: what a starting owner and an activated actor are told.
 
-use hookpost::delivery::{DeliveryId, Outcome, SubscriptionId};
-use hookpost::store::{Batch, Pending};
+use hookpost::delivery::{DeliveryId, DisabledReason, Outcome, SubscriptionId};
+use hookpost::store::{Batch, Pending, SubscriptionChange};
 
 use crate::backend::Backend;
 use crate::fixtures::*;
@@ -44,6 +44,25 @@ pub async fn a_subscription_with_a_position_is_not_untried(backend: &Backend) {
     let recovery = recover(&store).await;
     assert_eq!(recovery.positions, [(behind, first.id)]);
     assert_eq!(recovery.untried, [other]);
+}
+
+/// Its deliveries wait, and are forgotten if the watermark passes them.
+pub async fn a_disabled_subscription_is_recovered(backend: &Backend) {
+    let store = backend.owned().await;
+    let (untried, behind) = (subscribe(&store).await, subscribe(&store).await);
+    let position = DeliveryId(id(0));
+    let batch = accepted([delivery(untried, 1), delivery(behind, 2)]);
+    commit(&store, Batch { positions: vec![(behind, Some(position))], ..batch }).await;
+    for id in [untried, behind] {
+        let disable = SubscriptionChange { disabled: Some(Some(DisabledReason::Gone)), ..Default::default() };
+        store.update_subscription(id, disable, T0).await.unwrap();
+    }
+    let recovery = recover(&store).await;
+    assert_eq!((recovery.untried, recovery.positions), (vec![untried], vec![(behind, position)]));
+    assert_eq!(store.subscriptions_behind(10).await.unwrap(), [], "until it is enabled");
+    let enable = SubscriptionChange { disabled: Some(None), drop_backlog: true, ..Default::default() };
+    store.update_subscription(behind, enable, T0).await.unwrap();
+    assert_eq!(store.subscriptions_behind(10).await.unwrap(), [behind], "also to end what is given up");
 }
 
 pub async fn a_deleted_subscription_is_not_recovered(backend: &Backend) {

@@ -1,6 +1,6 @@
 //! `retries`, `unfinished`, `subscriptions_due`: what failed and waits.
 
-use hookpost::delivery::{DeliveryId, DisabledReason, SubscriptionId, Timestamp};
+use hookpost::delivery::{Delivery, DeliveryId, DisabledReason, Event, Outcome, SubscriptionId, Timestamp};
 use hookpost::store::{Batch, SubscriptionChange};
 
 use crate::backend::Backend;
@@ -29,7 +29,7 @@ pub async fn they_stop_at_the_limit(backend: &Backend) {
     assert_eq!(first, [1, 2].map(|ms| retry(&delivery(sub, ms), 2, 50)));
 }
 
-pub async fn payloads_come_for_those_still_to_be_retried(backend: &Backend) {
+pub async fn payloads_come_for_what_is_untried_or_to_be_retried(backend: &Backend) {
     let store = backend.owned().await;
     let sub = subscribe(&store).await;
     let [waiting, settled, done, untried] = [1, 2, 3, 4].map(|ms| delivery(sub, ms));
@@ -37,12 +37,46 @@ pub async fn payloads_come_for_those_still_to_be_retried(backend: &Backend) {
     commit(&store, delivered([done.clone()])).await;
     let batch = accepted([untried.clone()]);
     commit(&store, Batch { settled: vec![settled.id], ..batch }).await;
-    let ids = [waiting.id, settled.id, done.id, untried.id, DeliveryId(id(404))];
-    let found = store.unfinished(&ids).await.unwrap();
-    assert_eq!(found.len(), 1);
-    assert_eq!((found[0].id, found[0].subscription_id), (waiting.id, sub));
-    assert_eq!((&found[0].payload, &found[0].event_type), (&waiting.payload, &waiting.event_type));
+    let ids = [untried.id, waiting.id, settled.id, done.id, DeliveryId(id(404))];
+    let mut found = store.unfinished(&ids).await.unwrap();
+    found.sort_by_key(|delivery| delivery.id);
+    assert_eq!(found.len(), 2);
+    for (found, stored) in found.iter().zip([waiting, untried]) {
+        assert_eq!((found.id, found.subscription_id), (stored.id, sub));
+        assert_eq!((&found.payload, &found.event_type), (&stored.payload, &stored.event_type));
+    }
     assert!(store.unfinished(&[]).await.unwrap().is_empty());
+}
+
+/// The key of a delivery, or of the event that it came from.
+pub async fn ordering_keys_come_with_deliveries_and_with_retries(backend: &Backend) {
+    let store = backend.owned().await;
+    let sub = subscribe(&store).await;
+    let keyed = |key: &str, ms| Delivery { ordering_key: Some(key.into()), ..delivery(sub, ms) };
+    let sent = Event { ordering_key: Some("of the event".into()), ..event(10) };
+    let mut batch = fanned_out(&sent, &[sub]);
+    batch.deliveries.insert(0, keyed("its own, é", 1));
+    batch.deliveries.insert(1, delivery(sub, 2));
+    commit(&store, batch.clone()).await;
+    let expected = ["its own, é", "", "of the event"].map(|key| Some(key).filter(|key| !key.is_empty()));
+
+    let page = store.backlog_page(sub, DeliveryId::MIN, 10, usize::MAX).await.unwrap();
+    let keys: Vec<_> = page.deliveries.iter().map(|delivery| delivery.ordering_key.as_deref()).collect();
+    assert_eq!(keys, expected);
+
+    let retries = batch.deliveries.iter().map(|delivery| retry(delivery, 2, 500)).collect::<Vec<_>>();
+    let logs = batch.deliveries.iter().zip(600..).map(|(d, ms)| log(d, ms, 1, Outcome::FailedAttempt)).collect();
+    commit(&store, Batch { retries: retries.clone(), logs, ..Batch::default() }).await;
+    assert_eq!(store.retries(sub, 10).await.unwrap(), retries);
+    assert_eq!(store.pending(sub, 10).await.unwrap().retries, retries);
+    let mut again = store.unfinished(&batch.deliveries.iter().map(|d| d.id).collect::<Vec<_>>()).await.unwrap();
+    again.sort_by_key(|delivery| delivery.id);
+    assert_eq!(again.iter().map(|delivery| delivery.ordering_key.as_deref()).collect::<Vec<_>>(), expected);
+    for retry in retries {
+        assert_eq!(store.delivery(retry.delivery_id).await.unwrap().unwrap().retry, Some(retry));
+    }
+    let of_event = store.event_deliveries(sent.id, DeliveryId::MIN, 10).await.unwrap();
+    assert_eq!(of_event[0].retry.as_ref().unwrap().ordering_key.as_deref(), expected[2]);
 }
 
 pub async fn due_subscriptions_come_earliest_first(backend: &Backend) {

@@ -106,7 +106,7 @@ pub async fn an_update_replaces_what_it_names(backend: &Backend) {
         target_url: Some("https://elsewhere.example/".to_owned()),
         event_types: Some(vec![]),
         secret: Some(Some("another made-up secret".into())),
-        disabled: None,
+        ..Default::default()
     };
     let returned = store.update_subscription(id, change, T0).await.unwrap().done().unwrap();
     for subscription in [returned, store.subscription(id).await.unwrap().unwrap()] {

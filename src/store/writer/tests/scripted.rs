@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::super::*;
-use crate::delivery::{AttemptLog, Event, Outcome as Attempt, Retry, Subscription, Timestamp};
+use crate::delivery::{AttemptLog, Event, Outcome as Attempt, Retry, StateChange, Subscription, Timestamp};
 use crate::store::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, NewSubscription, Pending,
     Recovery, Result, SubscriptionChange, Update,
@@ -174,6 +174,11 @@ scripted! {
         }
     }
     migrate(Timestamp) -> ();
+    save_failing(SubscriptionId, Option<Timestamp>) -> ();
+    backlog(SubscriptionId, DeliveryId, u64) -> u64;
+    state_changes(SubscriptionId, Option<i64>, usize) -> Vec<StateChange>;
+    unannounced(usize) -> Vec<StateChange>;
+    announced(&[i64]) -> ();
     identity() -> Uuid;
     ping() -> ();
     matching(&str, &str) -> Vec<SubscriptionId>;
