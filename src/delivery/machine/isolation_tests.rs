@@ -1,4 +1,4 @@
-use super::tests::{Bench, answer, configured, delivery, id, limits};
+use super::tests::{Bench, SUBSCRIPTION, answer, configured, delivery, id, limits};
 use super::*;
 use crate::delivery::{AttemptResult, BreakerState, DisabledReason, Order, Outcome, Rate, RetryChange, Waits};
 
@@ -6,7 +6,7 @@ fn with(change: impl FnOnce(&mut Limits)) -> Bench {
     let mut bench = Bench::new("10s,10s");
     let mut changed = limits("10s,10s");
     change(&mut changed);
-    bench.give(Input::Configured { enabled: true, limits: Box::new(changed) });
+    bench.machine = Machine::new(SUBSCRIPTION, changed, true);
     bench.give(Input::Started {
         cursor: DeliveryId::MIN,
         behind: false,
@@ -97,9 +97,9 @@ fn with_fifo_a_failing_head_blocks_all_until_it_is_exhausted() {
         bench.wake();
     }
     assert_eq!(bench.attempted(), [1, 1, 1].map(id));
-    bench.others.clear();
     bench.finish(1, 404);
-    assert!(matches!(bench.others[..], [Action::LoadPage { after, .. }] if after == id(1)), "{:?}", bench.others);
+    let pages = bench.others.iter().filter(|action| matches!(action, Action::LoadPage { .. })).count();
+    assert_eq!(pages, 1, "what was given back is read again, while nothing waits");
     bench.give(Input::Page { deliveries: vec![delivery(2), delivery(3)], caught_up: Some(id(3)) });
     assert_eq!(bench.attempted().last(), Some(&id(2)));
 }

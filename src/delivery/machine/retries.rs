@@ -80,7 +80,7 @@ impl Machine {
     }
 
     pub(super) fn take_payloads(&mut self, now: Timestamp, asked: &[DeliveryId], found: Vec<Delivery>) {
-        for delivery in found {
+        for mut delivery in found {
             match self.loading.remove(&delivery.id) {
                 // It was disabled while they were being read, or the breaker opened: they wait in the store.
                 Some(held) if !self.may_start() || self.must_wait(now, delivery.id) => {
@@ -88,6 +88,8 @@ impl Machine {
                 }
                 Some(held) => {
                     self.held_bytes += delivery.payload.len();
+                    // Under the key that its lane knows it by.
+                    delivery.ordering_key = delivery.ordering_key.or(held.ordering_key);
                     self.due.push_back((delivery, held.number));
                 }
                 None => {}
