@@ -53,6 +53,8 @@ pub struct Config {
     pub retention: Duration,
     /// Private ranges that are allowed as targets all the same.
     pub allow_targets: Vec<IpNet>,
+    /// Name servers that are asked for targets; none means the system's.
+    pub dns_servers: Vec<SocketAddr>,
     /// Development mode: loopback targets allowed, no authentication asked for.
     pub dev: bool,
     /// Log filter, as `tracing_subscriber::EnvFilter` reads it.

@@ -67,7 +67,7 @@ impl Service {
         let parts = Parts {
             store: store.clone(),
             cache: cache.clone(),
-            client: AttemptClient::new(policy.clone(), config.attempt_timeout)?,
+            client: AttemptClient::asking(policy.clone(), config.attempt_timeout, &config.dns_servers),
             clock,
             metrics: metrics.clone(),
             defaults: Defaults {

@@ -1,10 +1,13 @@
 //! The benchmark: starts the release build of the service and the bare relay, plays producer and receivers itself with one
 //! clock, and prints a table and a JSON file. Run it with `make bench`, which brings a PostgreSQL.
 
+mod bad;
 mod clock;
+mod dns;
 mod events;
 mod fill;
 mod http1;
+mod pool;
 mod process;
 mod producer;
 mod receiver;
@@ -15,7 +18,10 @@ mod stores;
 
 use std::path::PathBuf;
 
+use anyhow::bail;
 use clap::{Parser, Subcommand};
+
+use crate::scenarios::Sizes;
 
 /// Measures Hookpost against the bare relay, on this machine.
 #[derive(Parser)]
@@ -28,6 +34,9 @@ struct Arguments {
     /// How often each measurement is repeated; medians are reported.
     #[arg(long, default_value_t = 3)]
     runs: usize,
+    /// How often healthy traffic is measured without and with bad receivers, in turn.
+    #[arg(long, default_value_t = 10)]
+    reps: usize,
     /// Divides the size of everything, for a first look: its figures are worth little.
     #[arg(long, default_value_t = 1)]
     shrink: usize,
@@ -50,25 +59,34 @@ enum Role {
         /// Where everything is sent: a URL to which `/{subscription}` is added.
         target: String,
     },
+    /// Serves as the positive control of isolation: one pool of workers for all.
+    #[command(hide = true)]
+    SharedPool,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    if let Some(Role::Relay { target }) = arguments.role {
-        return relay::run(&target).await;
+    match arguments.role {
+        Some(Role::Relay { target }) => return relay::run(&target).await,
+        Some(Role::SharedPool) => return pool::run().await,
+        None => {}
     }
     if arguments.list {
         scenarios::ALL.iter().for_each(|scenario| println!("{:<16} {}", scenario.name, scenario.about));
         return Ok(());
     }
-    let mut bench =
-        scenarios::Bench::new(arguments.runs.max(1), arguments.shrink.max(1), arguments.database_url).await?;
+    let sizes = Sizes { runs: arguments.runs.max(1), reps: arguments.reps.max(1), shrink: arguments.shrink.max(1) };
+    let mut bench = scenarios::Bench::new(sizes, arguments.database_url).await?;
     let wanted =
         |name: &str| arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|w| name.contains(w.as_str()));
     for scenario in scenarios::ALL.iter().filter(|scenario| wanted(scenario.name)) {
         eprintln!("── {} ({})", scenario.name, scenario.about);
         bench.run(scenario).await?;
     }
-    report::write(&bench.rows, &arguments.json)
+    report::write(&bench.rows, &arguments.json)?;
+    if bench.control_passed {
+        bail!("the positive control kept the goal: the scenarios of isolation prove nothing as they are");
+    }
+    Ok(())
 }

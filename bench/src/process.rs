@@ -46,6 +46,13 @@ impl Process {
         Self::start(command).await
     }
 
+    /// The positive control, this program in another role.
+    pub async fn shared_pool() -> anyhow::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("shared-pool");
+        Self::start(command).await
+    }
+
     async fn start(mut command: Command) -> anyhow::Result<Self> {
         let mut child = command
             .stdin(Stdio::null())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, watch};
 
 use crate::clock::now_ns;
@@ -13,6 +13,7 @@ use crate::events::{self, DISTINCT};
 use crate::http1::Reader;
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+const OK_AND_CLOSE: &[u8] = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 pub struct Receivers {
     pub addr: SocketAddr,
@@ -26,28 +27,41 @@ pub struct Seen {
     last_ns: AtomicU64,
     /// When each event came last, by number.
     received_ns: Vec<AtomicU64>,
-    /// Numbers in the order in which they came, while asked for.
-    order: std::sync::Mutex<Vec<u32>>,
-    keep_order: AtomicBool,
+    /// Every event with its instant, in the order in which they came, while asked for.
+    arrivals: std::sync::Mutex<Vec<(u32, u64)>>,
+    keep_arrivals: AtomicBool,
     wanted: AtomicU64,
     reached: Notify,
 }
 
 impl Receivers {
     pub async fn start() -> anyhow::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Self::listen(TcpListener::bind("127.0.0.1:0").await?, OK)
+    }
+
+    /// The same, but every answer ends its connection, so that every attempt needs a new one.
+    pub async fn start_closing() -> anyhow::Result<Self> {
+        Self::listen(TcpListener::bind("127.0.0.1:0").await?, OK_AND_CLOSE)
+    }
+
+    /// Where somebody has been expected already.
+    pub fn listen_at(socket: TcpSocket) -> anyhow::Result<Self> {
+        Self::listen(socket.listen(1024)?, OK)
+    }
+
+    fn listen(listener: TcpListener, answer: &'static [u8]) -> anyhow::Result<Self> {
         let addr = listener.local_addr()?;
         let seen = Arc::new(Seen {
             count: AtomicU64::new(0),
             last_ns: AtomicU64::new(0),
             received_ns: std::iter::repeat_with(|| AtomicU64::new(0)).take(DISTINCT).collect(),
-            order: std::sync::Mutex::default(),
-            keep_order: AtomicBool::new(false),
+            arrivals: std::sync::Mutex::default(),
+            keep_arrivals: AtomicBool::new(false),
             wanted: AtomicU64::new(u64::MAX),
             reached: Notify::new(),
         });
         let held = watch::Sender::new(false);
-        tokio::spawn(accept(listener, seen.clone(), held.subscribe()));
+        tokio::spawn(accept(listener, answer, seen.clone(), held.subscribe()));
         Ok(Self { addr, seen, held })
     }
 
@@ -76,15 +90,16 @@ impl Seen {
 
     pub fn forget(&self) {
         self.received_ns.iter().for_each(|at| at.store(0, Relaxed));
-        self.order.lock().expect("unpoisoned").clear();
+        self.arrivals.lock().expect("unpoisoned").clear();
     }
 
-    pub fn keep_order(&self, keep: bool) {
-        self.keep_order.store(keep, Relaxed);
+    pub fn keep_arrivals(&self, keep: bool) {
+        self.keep_arrivals.store(keep, Relaxed);
     }
 
-    pub fn order(&self) -> Vec<u32> {
-        std::mem::take(&mut *self.order.lock().expect("unpoisoned"))
+    /// Numbers and instants, in order.
+    pub fn arrivals(&self) -> Vec<(u32, u64)> {
+        std::mem::take(&mut *self.arrivals.lock().expect("unpoisoned"))
     }
 
     /// Waits until so many have come since the start of the program.
@@ -103,8 +118,8 @@ impl Seen {
         let now = now_ns();
         if let Some(number) = number {
             self.received_ns[number % DISTINCT].store(now, Relaxed);
-            if self.keep_order.load(Relaxed) {
-                self.order.lock().expect("unpoisoned").push(u32::try_from(number).unwrap_or(u32::MAX));
+            if self.keep_arrivals.load(Relaxed) {
+                self.arrivals.lock().expect("unpoisoned").push((u32::try_from(number).unwrap_or(u32::MAX), now));
             }
         }
         self.last_ns.store(now, Relaxed);
@@ -114,16 +129,21 @@ impl Seen {
     }
 }
 
-async fn accept(listener: TcpListener, seen: Arc<Seen>, held: watch::Receiver<bool>) {
+async fn accept(listener: TcpListener, answer: &'static [u8], seen: Arc<Seen>, held: watch::Receiver<bool>) {
     while let Ok((stream, _)) = listener.accept().await {
         let (seen, held) = (seen.clone(), held.clone());
         tokio::spawn(async move {
-            let _ = serve(stream, seen, held).await;
+            let _ = serve(stream, answer, seen, held).await;
         });
     }
 }
 
-async fn serve(mut stream: TcpStream, seen: Arc<Seen>, mut held: watch::Receiver<bool>) -> anyhow::Result<()> {
+async fn serve(
+    mut stream: TcpStream,
+    answer: &'static [u8],
+    seen: Arc<Seen>,
+    mut held: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
     let (read, mut write) = stream.split();
     let mut reader = Reader::new(read);
@@ -132,7 +152,10 @@ async fn serve(mut stream: TcpStream, seen: Arc<Seen>, mut held: watch::Receiver
         if *held.borrow() {
             held.wait_for(|held| !held).await?;
         }
-        write.write_all(OK).await?;
+        write.write_all(answer).await?;
+        if answer == OK_AND_CLOSE {
+            break;
+        }
     }
     Ok(())
 }

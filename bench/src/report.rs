@@ -26,12 +26,22 @@ impl Row {
     }
 
     pub fn at_least(self, goal: f64) -> Self {
-        Self { goal: format!("≥ {goal}"), met: Some(self.measured >= goal), ..self }
+        Self { goal: format!("≥ {}", rounded(goal)), met: Some(self.measured >= goal), ..self }
+    }
+
+    /// For the positive control: the figure that would be a failure elsewhere.
+    pub fn above(self, bound: f64) -> Self {
+        Self { goal: format!("> {}", rounded(bound)), met: Some(self.measured > bound), ..self }
     }
 
     pub fn at_most(self, goal: f64) -> Self {
-        Self { goal: format!("≤ {goal}"), met: Some(self.measured <= goal), ..self }
+        Self { goal: format!("≤ {}", rounded(goal)), met: Some(self.measured <= goal), ..self }
     }
+}
+
+/// Goals that are computed would have more digits than they mean.
+fn rounded(goal: f64) -> f64 {
+    (goal * 100.0).round() / 100.0
 }
 
 pub fn median(values: &[f64]) -> f64 {

@@ -1,5 +1,7 @@
 //! The scenarios, each with its goal. Every figure is the median of several runs; ratios are of runs made in turn.
 
+mod isolation;
+
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -38,6 +40,13 @@ enum What {
     Registered,
     Log,
     Retention,
+    Isolation,
+    HalfDead,
+    FiveHanging,
+    Burst,
+    ComesBack,
+    DnsHangs,
+    SharedPool,
 }
 
 pub const ALL: &[Scenario] = &[
@@ -58,15 +67,35 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "registered", about: "1 M subscriptions: start to ready", kind: What::Registered },
     Scenario { name: "log", about: "10 M rows of log against an empty one, and reads from it", kind: What::Log },
     Scenario { name: "retention", about: "10 M rows outlive their retention under load", kind: What::Retention },
+    Scenario { name: "isolation", about: "1 of 1,000 receivers bad, in each of eight ways", kind: What::Isolation },
+    Scenario { name: "half-dead", about: "half of 1,000 receivers bad, in all eight ways", kind: What::HalfDead },
+    Scenario { name: "five-hanging", about: "5 receivers hang, 20 are healthy, 60 s", kind: What::FiveHanging },
+    Scenario { name: "burst", about: "one subscription at 100 times its usual rate", kind: What::Burst },
+    Scenario { name: "comes-back", about: "a receiver comes back to a backlog of 100 k", kind: What::ComesBack },
+    Scenario { name: "dns-hangs", about: "the name server does not answer for one target", kind: What::DnsHangs },
+    Scenario { name: "shared-pool", about: "one pool for all, which has to miss the goal", kind: What::SharedPool },
 ];
+
+/// How much is measured.
+pub struct Sizes {
+    /// Of each measurement.
+    pub runs: usize,
+    /// Of each measurement without and with bad receivers.
+    pub reps: usize,
+    /// Divides the size of everything.
+    pub shrink: usize,
+}
 
 pub struct Bench {
     runs: usize,
+    reps: usize,
     shrink: usize,
     database_url: Option<String>,
     events: Events,
     receivers: Receivers,
     pub rows: Vec<Row>,
+    /// Whether the control kept a goal that it has to miss.
+    pub control_passed: bool,
 }
 
 /// One run at full speed.
@@ -77,9 +106,10 @@ struct Speed {
 }
 
 impl Bench {
-    pub async fn new(runs: usize, shrink: usize, database_url: Option<String>) -> anyhow::Result<Self> {
-        let receivers = Receivers::start().await?;
-        Ok(Self { runs, shrink, database_url, events: Events::new(), receivers, rows: Vec::new() })
+    pub async fn new(sizes: Sizes, database_url: Option<String>) -> anyhow::Result<Self> {
+        let Sizes { runs, reps, shrink } = sizes;
+        let (events, receivers) = (Events::new(), Receivers::start().await?);
+        Ok(Self { runs, reps, shrink, database_url, events, receivers, rows: Vec::new(), control_passed: false })
     }
 
     pub async fn run(&mut self, scenario: &Scenario) -> anyhow::Result<()> {
@@ -93,6 +123,13 @@ impl Bench {
             What::Registered => self.registered(scenario.name).await?,
             What::Log => self.log(scenario.name).await?,
             What::Retention => self.retention(scenario.name).await?,
+            What::Isolation => self.isolation(scenario.name).await?,
+            What::HalfDead => self.half_dead(scenario.name).await?,
+            What::FiveHanging => self.five_hanging(scenario.name).await?,
+            What::Burst => self.burst(scenario.name).await?,
+            What::ComesBack => self.comes_back(scenario.name).await?,
+            What::DnsHangs => self.dns_hangs(scenario.name).await?,
+            What::SharedPool => self.shared_pool(scenario.name).await?,
         }
         self.rows[before..].iter().for_each(report::print);
         Ok(())
@@ -108,7 +145,7 @@ impl Bench {
 
     /// Subscriptions `1..=count`, made over HTTP.
     async fn subscribe(&self, service: &Process, count: usize) -> anyhow::Result<()> {
-        producer::subscribe(service.addr, (1..=count).map(|id| self.receivers.url(id))).await
+        producer::subscribe(service.addr, (1..=count).map(|id| self.receivers.url(id))).await.map(drop)
     }
 
     /// Sends `total` events in a closed loop and waits until all have arrived.
@@ -227,7 +264,7 @@ impl Bench {
 
         let seen = &self.receivers.seen;
         seen.forget();
-        seen.keep_order(true);
+        seen.keep_arrivals(true);
         let before = seen.count();
         self.receivers.hold(true);
         let one = Spread { first: 1, count: 1 };
@@ -238,8 +275,8 @@ impl Bench {
         self.arrived(before + total as u64).await?;
         let drained = (before + total as u64 - already) as f64 * 1e9 / (seen.last_ns() - start) as f64;
         let after = service.usage()?;
-        let order = seen.order();
-        seen.keep_order(false);
+        let order: Vec<_> = seen.arrivals().into_iter().map(|(number, _)| number).collect();
+        seen.keep_arrivals(false);
 
         let peak = |usage: Usage| usage.peak_kib as f64 / 1024.0;
         let growth = peak(after).max(peak(held)) - reference.peak_mib;

@@ -10,21 +10,25 @@ use tokio::sync::{SetOnce, broadcast, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::entry::Entry;
-use super::fan_out::{FanOut, MAX_FAN_OUT};
+use super::announce;
+use super::entry::{Entry, Full, Unclaimed};
+use super::fan_out;
 use super::janitor::Janitor;
-use super::node::{MAX_ATTEMPTS, Node, Parts, longest_wait};
+use super::node::{Node, Parts, longest_wait};
+use super::subscription;
 use super::supervisor::{self, Supervisor};
 use crate::cache::{Cache, Change};
-use crate::delivery::{DeliveryId, EventId, Subscription, SubscriptionId, subscribed};
+use crate::delivery::{DeliveryId, EventId, Outcome, Snapshot, Subscription, SubscriptionId, Waits, subscribed};
 use crate::outbound::signing::SigningKeys;
 use crate::store::writer::{Claim, Key, Stored, Submission, What, WriteError, Writer};
-use crate::store::{Recovery, Store, StoreError};
+use crate::store::{EventDelivery, Recovery, Store, StoreError};
 
 /// How long a producer waits for its commit. A store that is slower than this is down, as far as it is concerned.
 const ACK_TIMEOUT: Duration = Duration::from_secs(6);
 /// How long an activation may take before its event is refused.
 const ACTIVATION_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an actor may take to say how it is: it waits for nobody.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a refused producer is told to wait.
 const RETRY_AFTER_S: u64 = 2;
 
@@ -113,6 +117,21 @@ pub struct Published {
     pub id: EventId,
     /// All its deliveries, by id.
     pub deliveries: Vec<(SubscriptionId, DeliveryId)>,
+    /// Those recorded as failed because the backlog of their subscription is full.
+    pub refused: Vec<(SubscriptionId, DeliveryId)>,
+}
+
+/// A subscription's actor at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LiveState {
+    /// Its machine.
+    pub snapshot: Snapshot,
+    /// Unfinished deliveries.
+    pub backlog: u64,
+    /// Most of them; at the limit new events are refused.
+    pub max_backlog: u64,
+    /// Deliveries that have ended a second, of late.
+    pub drain_rate_per_s: f64,
 }
 
 /// Why an event was not accepted. Nothing of it is stored, unless the doc says otherwise.
@@ -124,7 +143,7 @@ pub enum AcceptError {
     /// It is disabled and takes no events.
     #[error("subscription {0} is disabled")]
     Disabled(SubscriptionId),
-    /// The node holds as many uncommitted bytes or events as it may. Try again after `retry_after_s`.
+    /// The subscription, its tenant or the node holds as many uncommitted bytes or events as it may. Try again after `retry_after_s`.
     #[error("this node is at its budget of uncommitted events")]
     Busy {
         /// Seconds until another try makes sense.
@@ -137,6 +156,18 @@ pub enum AcceptError {
         /// In words, for the answer.
         reason: String,
         /// Seconds until another try makes sense.
+        retry_after_s: u64,
+    },
+    /// The subscription has as many unfinished deliveries as it may.
+    #[error("subscription {id} has {backlog} unfinished deliveries, and may have {limit}")]
+    BacklogFull {
+        /// Whose.
+        id: SubscriptionId,
+        /// Unfinished deliveries.
+        backlog: u64,
+        /// Most of them.
+        limit: u64,
+        /// Seconds until there is room, at the rate at which they end.
         retry_after_s: u64,
     },
     /// The key was used with another request.
@@ -156,7 +187,18 @@ pub enum AcceptError {
 }
 
 impl AcceptError {
-    fn unavailable(reason: &str) -> Self {
+    pub(super) const BUSY: Self = Self::Busy { retry_after_s: RETRY_AFTER_S };
+
+    fn of(id: SubscriptionId, unclaimed: &Unclaimed) -> Self {
+        match *unclaimed {
+            Unclaimed::Closed | Unclaimed::Busy => Self::BUSY,
+            Unclaimed::Full(Full { backlog, limit, retry_after_s }) => {
+                Self::BacklogFull { id, backlog, limit, retry_after_s }
+            }
+        }
+    }
+
+    pub(super) fn unavailable(reason: &str) -> Self {
         Self::Unavailable { reason: reason.to_owned(), retry_after_s: RETRY_AFTER_S }
     }
 }
@@ -175,7 +217,7 @@ impl From<StoreError> for AcceptError {
 impl From<WriteError> for AcceptError {
     fn from(error: WriteError) -> Self {
         match error {
-            WriteError::Full => Self::Busy { retry_after_s: RETRY_AFTER_S },
+            WriteError::Full => Self::BUSY,
             WriteError::Unavailable { ambiguous: false } => {
                 Self::unavailable("the store is unavailable; the event was not stored")
             }
@@ -208,6 +250,7 @@ pub struct Running {
     writer: JoinHandle<()>,
     changes: JoinHandle<()>,
     janitor: JoinHandle<()>,
+    announcer: JoinHandle<()>,
     supervisor: JoinHandle<()>,
 }
 
@@ -234,6 +277,7 @@ impl Engine {
             writer: watched("writer", &ended, writer_task),
             changes: watched("changes", &ended, tokio::spawn(follow(changes, supervisor.clone()))),
             janitor: watched("janitor", &ended, tokio::spawn(Janitor::new(node.clone()).run())),
+            announcer: watched("announcer", &ended, tokio::spawn(announce::run(node.clone(), supervisor.clone()))),
             supervisor: watched("supervisor", &ended, supervisor_task),
         };
         let _ = self.running.set(Handles { node, supervisor, ended });
@@ -260,6 +304,7 @@ impl Engine {
         &self,
         active: &Active,
         event_type: Option<Arc<str>>,
+        ordering_key: Option<Arc<str>>,
         payload: Bytes,
         key: Option<RequestKey>,
     ) -> Result<Accepted<DeliveryId>, AcceptError> {
@@ -271,14 +316,14 @@ impl Engine {
         if node.is_draining() {
             return Err(AcceptError::unavailable("this process is stopping"));
         }
-        let payload = node.admit(payload).ok_or(AcceptError::Busy { retry_after_s: RETRY_AFTER_S })?;
+        let payload = active.entry.account.admit(payload).ok_or(AcceptError::BUSY)?;
         let claim = self.claim(active).await?;
         let scope = || format!("ingest/{id}");
-        let what = What::Delivery { subscription_id: id, event_type, ordering_key: None, payload };
+        let what = What::Delivery { subscription_id: id, event_type, ordering_key, payload };
         match write(node, claim, what, key.map(|key| key.in_scope(scope()))).await? {
             Stored::Delivery(delivery) => Ok(Accepted { outcome: delivery, replayed: false }),
             Stored::Before(outcome) => Ok(Accepted { outcome: DeliveryId(outcome), replayed: true }),
-            Stored::Event(..) => Err(AcceptError::Rejected("a delivery became an event".to_owned())),
+            Stored::Event { .. } => Err(AcceptError::Rejected("a delivery became an event".to_owned())),
         }
     }
 
@@ -288,17 +333,12 @@ impl Engine {
         if node.is_draining() {
             return Err(AcceptError::unavailable("this process is stopping"));
         }
-        let NewEvent { tenant, event_type, ordering_key, payload } = event;
-        let payload = node.admit(payload).ok_or(AcceptError::Busy { retry_after_s: RETRY_AFTER_S })?;
-        let subscriptions = node.matches.of(&*self.store, &tenant, &event_type).await?;
-        if subscriptions.len() > MAX_FAN_OUT {
-            return Err(AcceptError::TooManyDeliveries { matched: subscriptions.len(), limit: MAX_FAN_OUT });
-        }
-        let claim = Claim::on(FanOut::new(node.clone(), supervisor.clone()));
-        let key = key.map(|key| key.in_scope(format!("events/{tenant}")));
-        let what = What::Event { tenant, event_type, ordering_key, payload, subscriptions };
-        match write(node, claim, what, key).await? {
-            Stored::Event(id, deliveries) => Ok(Accepted { outcome: Published { id, deliveries }, replayed: false }),
+        let key = key.map(|key| key.in_scope(format!("events/{}", event.tenant)));
+        match fan_out::publish(node, supervisor, event, key).await? {
+            Stored::Event { id, mut deliveries, refused } => {
+                deliveries.extend(&refused);
+                Ok(Accepted { outcome: Published { id, deliveries, refused }, replayed: false })
+            }
             Stored::Before(outcome) => {
                 let published = self.published(EventId(outcome)).await?;
                 Ok(Accepted { outcome: published, replayed: true })
@@ -310,29 +350,39 @@ impl Engine {
     /// What an event was answered with.
     async fn published(&self, id: EventId) -> Result<Published, AcceptError> {
         const PAGE: usize = 1000;
-        let mut deliveries = Vec::new();
+        let (mut deliveries, mut refused) = (Vec::new(), Vec::new());
         loop {
             let after = deliveries.last().map_or(DeliveryId::MIN, |(_, delivery)| *delivery);
             let page = self.store.event_deliveries(id, after, PAGE).await?;
-            deliveries.extend(page.iter().map(|delivery| (delivery.subscription_id, delivery.id)));
+            for EventDelivery { id, subscription_id, last_outcome, .. } in &page {
+                deliveries.push((*subscription_id, *id));
+                if *last_outcome == Some(Outcome::Failure) && self.was_refused(*id).await? {
+                    refused.push((*subscription_id, *id));
+                }
+            }
             if page.len() < PAGE {
-                return Ok(Published { id, deliveries });
+                return Ok(Published { id, deliveries, refused });
             }
         }
+    }
+
+    /// Whether the delivery ended without an attempt because its subscription's backlog was full.
+    async fn was_refused(&self, id: DeliveryId) -> Result<bool, StoreError> {
+        let record = self.store.delivery(id).await?;
+        Ok(record.and_then(|record| record.attempts.first().map(|log| log.attempt_number == 0)).unwrap_or(false))
     }
 
     /// A claim on the subscription's entry. An entry that closed meanwhile is looked up again, once: it was passivated,
     /// or the subscription was deleted.
     async fn claim(&self, active: &Active) -> Result<Claim, AcceptError> {
         let id = active.subscription.id;
-        if active.entry.claim() {
-            return Ok(Claim::on(active.entry.clone()));
-        }
-        let again = self.activate(id).await?;
-        if again.entry.claim() {
-            return Ok(Claim::on(again.entry));
-        }
-        Err(AcceptError::Busy { retry_after_s: RETRY_AFTER_S })
+        let again = match active.entry.claim() {
+            Ok(()) => return Ok(Claim::on(active.entry.clone())),
+            Err(Unclaimed::Closed) => self.activate(id).await?,
+            Err(unclaimed) => return Err(AcceptError::of(id, &unclaimed)),
+        };
+        again.entry.claim().map_err(|unclaimed| AcceptError::of(id, &unclaimed))?;
+        Ok(Claim::on(again.entry))
     }
 
     /// Puts a new subscription where its first event will look for it.
@@ -360,6 +410,23 @@ impl Engine {
         self.cache.deleted(id).await;
     }
 
+    /// The subscription's actor as it is now; `None` when it does not run.
+    pub async fn state(&self, id: SubscriptionId) -> Result<Option<LiveState>, AcceptError> {
+        let Some(entry) = self.handles()?.node.entry(id) else { return Ok(None) };
+        let Some(snapshot) = ask(&entry, subscription::Message::Snapshot).await? else { return Ok(None) };
+        let (backlog, drain_rate_per_s) = entry.backlog();
+        let in_memory = snapshot.ready + snapshot.retries + snapshot.in_flight;
+        let max_backlog = entry.config().subscription.settings.max_backlog();
+        let backlog = backlog.unwrap_or(in_memory as u64);
+        Ok(Some(LiveState { snapshot, backlog, max_backlog, drain_rate_per_s }))
+    }
+
+    /// What an unfinished delivery waits for; `None` when its actor does not run or does not know.
+    pub async fn why(&self, subscription: SubscriptionId, delivery: DeliveryId) -> Result<Option<Waits>, AcceptError> {
+        let Some(entry) = self.handles()?.node.entry(subscription) else { return Ok(None) };
+        ask(&entry, |answer| subscription::Message::Why(delivery, answer)).await
+    }
+
     /// How the engine is.
     pub fn status(&self) -> EngineStatus {
         let node = self.running.get().map(|handles| &handles.node);
@@ -374,7 +441,7 @@ impl Engine {
             store: self.store.name(),
             cache: self.cache.status(),
             active_subscriptions: node.map_or(0, |node| node.active()),
-            attempts_in_flight: node.map_or(0, |node| node.attempts_in_flight()),
+            attempts_in_flight: node.map_or(0, |node| node.attempts.held()),
         }
     }
 
@@ -397,10 +464,9 @@ impl Engine {
         let Some(Handles { node, supervisor, .. }) = self.running.get() else { return };
         node.draining.store(true, Ordering::Relaxed);
         let _ = supervisor.cast(supervisor::Message::Drain);
-        // Every permit back means: every attempt ended and its log row is durable.
-        let all = u32::try_from(MAX_ATTEMPTS).unwrap_or(u32::MAX);
-        if timeout(patience, node.attempts.acquire_many(all)).await.is_err() {
-            let left = node.attempts_in_flight();
+        // Every place free means: every attempt ended and its log row is durable.
+        if timeout(patience, node.attempts.all_free()).await.is_err() {
+            let left = node.attempts.held();
             tracing::warn!(left, "stopping with attempts under way; they will be made again");
         }
         node.writer.close();
@@ -411,6 +477,7 @@ impl Engine {
         }
         running.changes.abort();
         running.janitor.abort();
+        running.announcer.abort();
         supervisor.stop(None);
         let _ = timeout(FLUSH_TIMEOUT, running.supervisor).await;
     }
@@ -440,8 +507,23 @@ async fn heard(
     }
 }
 
+/// Asks the subscription's actor; `None` when it does not run (any more), or does not know.
+async fn ask<T>(
+    entry: &Entry,
+    message: impl FnOnce(oneshot::Sender<T>) -> subscription::Message,
+) -> Result<Option<T>, AcceptError> {
+    let (answer, wait) = oneshot::channel();
+    if !entry.cast(message(answer)) {
+        return Ok(None);
+    }
+    match timeout(ASK_TIMEOUT, wait).await {
+        Ok(answer) => Ok(answer.ok()),
+        Err(_) => Err(AcceptError::unavailable("the subscription's actor did not answer in time")),
+    }
+}
+
 /// Submits it, and waits for the commit.
-async fn write(node: &Node, claim: Claim, what: What, key: Option<Key>) -> Result<Stored, AcceptError> {
+pub(super) async fn write(node: &Node, claim: Claim, what: What, key: Option<Key>) -> Result<Stored, AcceptError> {
     let started = Instant::now();
     let (reply, answer) = oneshot::channel();
     node.writer.submit(Submission { claim, what, key, reply })?;

@@ -9,12 +9,15 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use ractor::ActorRef;
 
+use super::backlog::Backlog;
+use super::budget::Account;
 use super::node::Node;
 use super::subscription::Message;
 use crate::delivery::{
-    Delivery, DeliveryId, MAX_HELD_BYTES, MAX_READY, Machine, Subscription, SubscriptionId, Timestamp,
+    Delivery, DeliveryId, MAX_HELD_BYTES, MAX_READY, Machine, Outcome, Subscription, SubscriptionId, Timestamp,
 };
 use crate::outbound::client::Target;
+use crate::outbound::options::RequestOptions;
 use crate::outbound::signing::SigningKeys;
 use crate::store::writer::{DeliverySink, RecordSink};
 
@@ -30,18 +33,38 @@ pub(super) struct Config {
     pub subscription: Arc<Subscription>,
     pub target: Arc<Target>,
     pub keys: Option<Arc<SigningKeys>>,
+    pub options: Arc<RequestOptions>,
 }
 
 impl Config {
     pub fn new(subscription: Subscription) -> Arc<Self> {
         let target = Arc::new(Target::new(&subscription.target_url));
         let keys = subscription.secret.as_ref().map(|secret| Arc::new(SigningKeys::new(secret)));
-        Arc::new(Self { subscription: Arc::new(subscription), target, keys })
+        let options = Arc::new(request_options(&subscription));
+        Arc::new(Self { subscription: Arc::new(subscription), target, keys, options })
     }
+
+    fn failing_since(&self, since: Option<Timestamp>) -> Arc<Self> {
+        let subscription = Subscription { failing_since: since, ..(*self.subscription).clone() };
+        let (target, keys, options) = (self.target.clone(), self.keys.clone(), self.options.clone());
+        Arc::new(Self { subscription: Arc::new(subscription), target, keys, options })
+    }
+}
+
+/// They were checked when they were stored; what another version stored and this one refuses is not sent.
+fn request_options(subscription: &Subscription) -> RequestOptions {
+    let settings = &subscription.settings;
+    RequestOptions::new(settings.method.as_deref(), &settings.headers).unwrap_or_else(|errors| {
+        let fields: Vec<_> = errors.iter().map(|(field, ..)| field).collect();
+        tracing::warn!(subscription_id = %subscription.id, ?fields, "stored request options are not usable; left out");
+        RequestOptions::default()
+    })
 }
 
 pub(super) struct Entry {
     pub id: SubscriptionId,
+    /// What it holds of the node's budget.
+    pub account: Arc<Account>,
     config: ArcSwap<Config>,
     node: Arc<Node>,
     intake: Mutex<Intake>,
@@ -79,6 +102,29 @@ struct Intake {
     must_look: bool,
     restarted: bool,
     last_used: Timestamp,
+    backlog: Backlog,
+    /// When the machine does something next, as of its last message.
+    next_wakeup: Option<Timestamp>,
+}
+
+/// Why an entry takes no submission.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unclaimed {
+    /// Whoever still holds it looks the subscription up again.
+    Closed,
+    /// The subscription, its tenant or the node has too many under way.
+    Busy,
+    /// The subscription has as many unfinished deliveries as it may.
+    Full(Full),
+}
+
+/// A backlog at its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Full {
+    pub backlog: u64,
+    pub limit: u64,
+    /// Until there is room.
+    pub retry_after_s: u64,
 }
 
 /// How long an actor stays that does nothing: long enough to spare a chatty subscription the reload.
@@ -91,8 +137,10 @@ impl Entry {
     /// store already.
     pub fn new(config: Arc<Config>, node: Arc<Node>, tried_through: DeliveryId, must_look: bool) -> Arc<Self> {
         let last_used = node.parts.clock.steady();
+        let tenant = node.budget.tenant(&config.subscription.tenant);
         Arc::new(Self {
             id: config.subscription.id,
+            account: Account::of_subscription(tenant),
             config: ArcSwap::new(config),
             intake: Mutex::new(Intake {
                 actor: None,
@@ -113,6 +161,8 @@ impl Entry {
                 must_look,
                 restarted: false,
                 last_used,
+                backlog: Backlog::new(last_used),
+                next_wakeup: None,
             }),
             node,
         })
@@ -125,26 +175,88 @@ impl Entry {
     /// Takes a newer configuration and tells the actor; `false` when the entry is closed, and the change is nobody's yet.
     pub fn reconfigure(&self, config: Arc<Config>) -> bool {
         // Under the lock, so that no actor leaves between the change and the word of it.
-        let intake = self.lock();
+        let mut intake = self.lock();
         if !intake.closed && self.config.load().subscription.version < config.subscription.version {
             self.config.store(config);
+            intake.backlog.limit_changed();
             intake.cast(Message::Reconfigured);
         }
         !intake.closed
     }
 
-    pub fn cast(&self, message: Message) {
-        // A failed cast is healed by the restart, which reads everything again.
-        let _ = self.lock().cast(message);
+    /// Tells the actor; whether it runs. A failed cast is healed by the restart, which reads everything again.
+    pub fn cast(&self, message: Message) -> bool {
+        self.lock().cast(message)
     }
 
-    /// Claims a place for a submission; `false` when the entry is closed.
-    pub fn claim(&self) -> bool {
+    /// Keeps since when every attempt has failed, for an actor that starts again. It is not a new version of the
+    /// configuration.
+    pub fn set_failing_since(&self, since: Option<Timestamp>) -> Arc<Config> {
+        // Under the lock, so that it does not replace a newer one.
+        let _intake = self.lock();
+        let config = self.config().failing_since(since);
+        self.config.store(config.clone());
+        config
+    }
+
+    /// Claims a place for a submission.
+    pub fn claim(&self) -> Result<(), Unclaimed> {
         let mut intake = self.lock();
-        if !intake.closed {
-            intake.submitted += 1;
+        if intake.closed {
+            return Err(Unclaimed::Closed);
         }
-        !intake.closed
+        if let Some(full) = self.full_in(&intake) {
+            return Err(Unclaimed::Full(full));
+        }
+        if !self.account.submit() {
+            return Err(Unclaimed::Busy);
+        }
+        intake.submitted += 1;
+        Ok(())
+    }
+
+    /// Whether its backlog is at its limit. While nobody knows how long it is, it is not.
+    pub fn full(&self) -> Option<Full> {
+        self.full_in(&self.lock())
+    }
+
+    fn full_in(&self, intake: &Intake) -> Option<Full> {
+        let limit = self.config.load().subscription.settings.max_backlog();
+        let backlog = intake.backlog.count()?;
+        // What is with the writer has its place already.
+        if backlog.saturating_add(intake.submitted as u64) < limit {
+            return None;
+        }
+        let now = self.node.parts.clock.steady();
+        Some(Full { backlog, limit, retry_after_s: intake.backlog.retry_after_s(limit, now, intake.next_wakeup) })
+    }
+
+    /// Unfinished deliveries, if they have been counted, and how many end in a second.
+    pub fn backlog(&self) -> (Option<u64>, f64) {
+        let intake = self.lock();
+        (intake.backlog.count(), intake.backlog.drain_rate_per_s(self.node.parts.clock.steady()))
+    }
+
+    /// Begins to count the backlog in the store, if nobody knows it: above which delivery, and how far.
+    pub fn begin_count(&self) -> Option<(DeliveryId, u64)> {
+        let mut intake = self.lock();
+        if !intake.started || !intake.backlog.wants_count() {
+            return None;
+        }
+        intake.backlog.begin_count();
+        Some((intake.tried_through, self.config.load().subscription.settings.max_backlog().saturating_add(1)))
+    }
+
+    pub fn end_count(&self, count: Option<u64>, cap: u64) {
+        self.lock().backlog.end_count(count, cap);
+    }
+
+    /// The machine holds all unfinished deliveries, so many, and none of them is under way.
+    pub fn holds_all(&self, count: usize) {
+        let mut intake = self.lock();
+        if !intake.behind && intake.unread == 0 && intake.recording == 0 {
+            intake.backlog.is_exactly(count as u64);
+        }
     }
 
     /// The actor runs (again). Everything that the last one had in memory is read from the store.
@@ -168,8 +280,8 @@ impl Entry {
     }
 
     /// The actor has read its row in `positions` and starts: what has been tried, and whether it has to look in the
-    /// store for what has not.
-    pub fn start(&self, position: Option<DeliveryId>) -> (DeliveryId, bool) {
+    /// store for what has not. `all_retries` says how many there are, if it has read all.
+    pub fn start(&self, position: Option<DeliveryId>, all_retries: Option<usize>) -> (DeliveryId, bool) {
         let mut intake = self.lock();
         // After a crash the entry knows better than the row, which is written lazily.
         if let (Some(position), false) = (position, intake.restarted) {
@@ -180,6 +292,9 @@ impl Entry {
         }
         intake.started = true;
         intake.behind = intake.must_look || intake.last_committed > intake.tried_through;
+        if let (Some(retries), false) = (all_retries, intake.behind) {
+            intake.backlog.is_exactly(retries as u64);
+        }
         (intake.tried_through, intake.behind)
     }
 
@@ -204,7 +319,7 @@ impl Entry {
     }
 
     /// The actor has handled a message, which brought in a delivery of `read` bytes or none.
-    pub fn sync(&self, read: Option<usize>, machine: &Machine) {
+    pub fn sync(&self, read: Option<usize>, machine: &Machine, next_wakeup: Option<Timestamp>) {
         let mut intake = self.lock();
         if let Some(bytes) = read {
             intake.unread = intake.unread.saturating_sub(1);
@@ -215,6 +330,7 @@ impl Entry {
             intake.held_bytes = machine.held_bytes();
             // The machine knows nothing of what was committed and not read by it yet.
             intake.tried_through = machine.tried_through();
+            intake.next_wakeup = next_wakeup;
         }
     }
 
@@ -262,7 +378,7 @@ impl Entry {
     pub fn wants_review(&self) -> bool {
         let intake = self.lock();
         intake.started
-            && (intake.trails() || intake.position.is_some() || {
+            && (intake.trails() || intake.position.is_some() || intake.backlog.wants_count() || {
                 self.node.parts.clock.steady().since(intake.last_used) >= PASSIVATE_AFTER
             })
     }
@@ -320,6 +436,7 @@ impl DeliverySink for Entry {
     }
 
     fn released(&self) {
+        self.account.submitted();
         self.lock().submitted -= 1;
     }
 }
@@ -333,6 +450,7 @@ impl Entry {
         }
         intake.last_committed = delivery.id;
         intake.last_used = self.node.parts.clock.steady();
+        intake.backlog.committed();
         if intake.behind {
             if let Some(tail) = intake.tail.as_mut() {
                 if tail.len() < MAX_TAIL && !self.node.must_spill() {
@@ -360,9 +478,12 @@ impl Entry {
 }
 
 impl RecordSink for Entry {
-    fn recorded(&self, id: DeliveryId) {
+    fn recorded(&self, id: DeliveryId, outcome: Outcome) {
         let mut intake = self.lock();
         intake.recording -= 1;
+        if outcome != Outcome::FailedAttempt {
+            intake.backlog.ended(self.node.parts.clock.steady());
+        }
         intake.cast(Message::Recorded(id));
     }
 

@@ -8,11 +8,14 @@ use std::time::Duration;
 use ractor::ActorRef;
 use tokio::time::Instant;
 
+use super::budget::Account;
+use super::engine::write;
 use super::node::Node;
 use super::supervisor;
+use super::{AcceptError, NewEvent};
 use crate::delivery::{Delivery, SubscriptionId};
-use crate::store::writer::DeliverySink;
-use crate::store::{Result, Store};
+use crate::store::writer::{Claim, DeliverySink, Key, Refused, Stored, What};
+use crate::store::{Store, StoreError};
 
 /// Most deliveries of one event: a commit of this size takes seconds, and everyone else's waits for it.
 pub(super) const MAX_FAN_OUT: usize = 100_000;
@@ -26,11 +29,20 @@ const MAX_MATCHES: usize = 1_000_000;
 pub(super) struct FanOut {
     node: Arc<Node>,
     supervisor: ActorRef<supervisor::Message>,
+    /// The tenant's.
+    account: Arc<Account>,
 }
 
 impl FanOut {
-    pub fn new(node: Arc<Node>, supervisor: ActorRef<supervisor::Message>) -> Arc<Self> {
-        Arc::new(Self { node, supervisor })
+    /// With a place in the writer's queue; `None` when its tenant or the node has too many there.
+    pub fn claim(node: Arc<Node>, supervisor: ActorRef<supervisor::Message>, account: Arc<Account>) -> Option<Claim> {
+        account.submit().then(|| Claim::on(Arc::new(Self { node, supervisor, account })))
+    }
+
+    /// For an event that must not be refused.
+    pub fn owed(node: Arc<Node>, supervisor: ActorRef<supervisor::Message>, account: Arc<Account>) -> Claim {
+        account.submit_owed();
+        Claim::on(Arc::new(Self { node, supervisor, account }))
     }
 }
 
@@ -40,11 +52,49 @@ impl DeliverySink for FanOut {
     }
 
     fn released(&self) {
+        self.account.submitted();
         // After the commit, and once for all of them: the actors of a large fan-out are started a few at a time.
         if self.node.has_unclaimed() {
             let _ = self.supervisor.cast(supervisor::Message::Unclaimed);
         }
     }
+}
+
+/// Makes the event durable with a delivery for every subscription that wants it.
+pub(super) async fn publish(
+    node: &Arc<Node>,
+    supervisor: &ActorRef<supervisor::Message>,
+    event: NewEvent,
+    key: Option<Key>,
+) -> Result<Stored, AcceptError> {
+    let NewEvent { tenant, event_type, ordering_key, payload } = event;
+    let account = node.budget.tenant(&tenant);
+    let payload = account.admit(payload).ok_or(AcceptError::BUSY)?;
+    let subscriptions = node.matches.of(&*node.parts.store, &tenant, &event_type).await?;
+    if subscriptions.len() > MAX_FAN_OUT {
+        return Err(AcceptError::TooManyDeliveries { matched: subscriptions.len(), limit: MAX_FAN_OUT });
+    }
+    let claim = FanOut::claim(node.clone(), supervisor.clone(), account).ok_or(AcceptError::BUSY)?;
+    let (subscriptions, refused) = split_full(node, subscriptions);
+    let what = What::Event { tenant, event_type, ordering_key, payload, subscriptions, refused };
+    write(node, claim, what, key).await
+}
+
+/// Who gets an event and, of those that want it, whose backlog is full. Of a subscription without an actor nobody knows
+/// that, and it gets it.
+pub(super) fn split_full(node: &Node, wanted: Arc<[SubscriptionId]>) -> (Arc<[SubscriptionId]>, Arc<[Refused]>) {
+    let full = |id: &SubscriptionId| {
+        let entry = node.entry(*id)?;
+        let target_url = entry.config().subscription.target_url.clone();
+        entry.full().map(|full| Refused { subscription_id: *id, target_url, max_backlog: full.limit })
+    };
+    let refused: Vec<_> = wanted.iter().filter_map(full).collect();
+    if refused.is_empty() {
+        return (wanted, Arc::default());
+    }
+    let mut left = refused.iter().map(|refused| refused.subscription_id).peekable();
+    let takes = wanted.iter().copied().filter(|id| left.next_if_eq(id).is_none()).collect();
+    (takes, refused.into())
 }
 
 /// The store's answers of a moment ago to who wants which events.
@@ -76,7 +126,7 @@ impl Matches {
         store: &dyn Store,
         tenant: &Arc<str>,
         event_type: &Arc<str>,
-    ) -> Result<Arc<[SubscriptionId]>> {
+    ) -> Result<Arc<[SubscriptionId]>, StoreError> {
         // Read before the store is: what changes meanwhile makes the answer old.
         let generation = self.generation.load(Ordering::Relaxed);
         let key = (tenant.clone(), event_type.clone());

@@ -6,13 +6,20 @@
 //!    └────── submit ───▶ writer ── committed, recorded ──▶ entry ── cast ──▶ ┘
 //! ```
 
+mod announce;
+mod attempts;
+mod backlog;
+mod budget;
 mod engine;
 mod entry;
 mod fan_out;
 mod janitor;
 mod node;
+mod shares;
 mod subscription;
 mod supervisor;
 
-pub use engine::{AcceptError, Accepted, Active, Engine, EngineStatus, NewEvent, Published, RequestKey, Running};
+pub use engine::{
+    AcceptError, Accepted, Active, Engine, EngineStatus, LiveState, NewEvent, Published, RequestKey, Running,
+};
 pub use node::Parts;

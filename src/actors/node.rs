@@ -1,13 +1,14 @@
 //! What all actors of this process share, and the bounds that hold for all of them together.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
 
+use super::attempts::Attempts;
+use super::budget::{Budget, MAX_PAYLOAD_BYTES};
 use super::entry::Entry;
 use super::fan_out::Matches;
 use crate::cache::Cache;
@@ -18,10 +19,6 @@ use crate::outbound::client::AttemptClient;
 use crate::store::Store;
 use crate::store::writer::Writer;
 
-/// Most HTTP attempts under way or not yet logged. Bounds sockets, and what a crash can cause to be sent twice.
-pub const MAX_ATTEMPTS: usize = 2048;
-/// Most payload bytes in memory: waiting for their commit, for their attempt, or under way.
-pub const MAX_PAYLOAD_BYTES: usize = 64 * 1024 * 1024;
 /// From here on committed payloads are left to the store, so that the other half stays for new events.
 const SPILL_BYTES: usize = MAX_PAYLOAD_BYTES / 2;
 
@@ -49,18 +46,20 @@ pub struct Parts {
 pub(super) struct Node {
     pub parts: Parts,
     pub writer: Writer,
-    /// One permit an attempt, from its start until its log row is durable.
-    pub attempts: Arc<Semaphore>,
+    /// One place an attempt, from its start until its log row is durable.
+    pub attempts: Arc<Attempts>,
+    pub budget: Budget,
     pub draining: AtomicBool,
     /// Whether the store answered when it was last read.
     pub reachable: AtomicBool,
     /// As last handed to the writer. Whoever decides on what it may not pass holds it meanwhile.
     watermark: Mutex<DeliveryId>,
     pub matches: Matches,
+    /// A subscription may have been enabled or disabled.
+    pub changed: Notify,
     /// The first delivery of each subscription that was committed while it had no actor. Held while an entry is made, so
     /// that a delivery is either here or handed to the entry.
     unclaimed: Mutex<BTreeMap<SubscriptionId, DeliveryId>>,
-    payload_bytes: Arc<AtomicUsize>,
     directory: RwLock<HashMap<SubscriptionId, Arc<Entry>>>,
 }
 
@@ -69,13 +68,14 @@ impl Node {
         Arc::new(Self {
             parts,
             writer,
-            attempts: Arc::new(Semaphore::new(MAX_ATTEMPTS)),
+            attempts: Attempts::new(),
+            budget: Budget::new(),
             draining: AtomicBool::new(false),
             reachable: AtomicBool::new(true),
             watermark: Mutex::new(watermark),
             matches: Matches::default(),
+            changed: Notify::new(),
             unclaimed: Mutex::default(),
-            payload_bytes: Arc::default(),
             directory: RwLock::default(),
         })
     }
@@ -90,10 +90,6 @@ impl Node {
 
     pub fn watermark(&self) -> MutexGuard<'_, DeliveryId> {
         self.watermark.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn attempts_in_flight(&self) -> usize {
-        MAX_ATTEMPTS - self.attempts.available_permits()
     }
 
     pub fn entry(&self, id: SubscriptionId) -> Option<Arc<Entry>> {
@@ -152,22 +148,9 @@ impl Node {
         }
     }
 
-    /// A new event's payload, counted for as long as any copy of it lives; `None` when the node holds too much.
-    pub fn admit(&self, payload: Bytes) -> Option<Bytes> {
-        let before = self.payload_bytes.fetch_add(payload.len(), Ordering::Relaxed);
-        let counted = self.counted(payload);
-        (before + counted.len() <= MAX_PAYLOAD_BYTES).then_some(counted)
-    }
-
-    /// A payload read back from the store, counted likewise.
-    pub fn count(&self, payload: Bytes) -> Bytes {
-        self.payload_bytes.fetch_add(payload.len(), Ordering::Relaxed);
-        self.counted(payload)
-    }
-
     /// Whether committed payloads should be left to the store.
     pub fn must_spill(&self) -> bool {
-        self.payload_bytes.load(Ordering::Relaxed) > SPILL_BYTES
+        self.budget.bytes() > SPILL_BYTES
     }
 
     /// How much payload one page may bring in: a share of what is left, so that many that read at once stay within it.
@@ -175,29 +158,7 @@ impl Node {
     pub fn page_bytes(&self) -> usize {
         const MAX_PAGE_BYTES: usize = 1024 * 1024;
         const SHARES: usize = 16;
-        let left = SPILL_BYTES.saturating_sub(self.payload_bytes.load(Ordering::Relaxed));
+        let left = SPILL_BYTES.saturating_sub(self.budget.bytes());
         (left / SHARES).clamp(1, MAX_PAGE_BYTES)
-    }
-
-    fn counted(&self, payload: Bytes) -> Bytes {
-        Bytes::from_owner(Counted { payload, total: self.payload_bytes.clone() })
-    }
-}
-
-/// A payload that is taken off the node's total when its last copy is dropped, a crash of its actor included.
-struct Counted {
-    payload: Bytes,
-    total: Arc<AtomicUsize>,
-}
-
-impl AsRef<[u8]> for Counted {
-    fn as_ref(&self) -> &[u8] {
-        &self.payload
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.total.fetch_sub(self.payload.len(), Ordering::Relaxed);
     }
 }

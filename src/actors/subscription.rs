@@ -4,15 +4,18 @@
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::announce;
+use super::attempts::Permit;
 use super::entry::{Config, Entry, PASSIVATE_AFTER};
 use super::node::Node;
+use super::shares::{Claimant, Standing};
 use super::supervisor;
 use crate::delivery::{
-    Action, AttemptLog, AttemptResult, Delivery, DeliveryId, Input, MAX_RETRIES_HELD, Machine, Outcome, Retry,
-    RetryChange, Timestamp,
+    Action, AttemptLog, AttemptResult, Delivery, DeliveryId, DisabledReason, Input, MAX_RETRIES_HELD, Machine, Outcome,
+    Retry, RetryChange, Snapshot, Timestamp, Waits,
 };
 use crate::outbound::client::AttemptRequest;
 use crate::store::writer::Record;
@@ -43,6 +46,10 @@ pub(super) enum Message {
     Review,
     /// A task of its own panicked.
     TaskLost,
+    /// How it is.
+    Snapshot(oneshot::Sender<Snapshot>),
+    /// What a delivery waits for.
+    Why(DeliveryId, oneshot::Sender<Waits>),
 }
 
 /// An attempt that ended.
@@ -52,7 +59,7 @@ pub(super) struct Attempted {
     result: AttemptResult,
     /// What it was made with; the subscription may have been changed since.
     config: Arc<Config>,
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
 }
 
 pub(super) struct SubscriptionActor;
@@ -71,8 +78,10 @@ pub(super) struct State {
     /// Attempts and reads. They end with the actor.
     tasks: JoinSet<()>,
     wakeup: Option<(Timestamp, AbortHandle)>,
+    /// As its last attempt went.
+    standing: Standing,
     /// Of the attempt that ended in this message, until its record takes them.
-    ended: Option<(Arc<Config>, OwnedSemaphorePermit)>,
+    ended: Option<(Arc<Config>, Permit)>,
 }
 
 impl Actor for SubscriptionActor {
@@ -85,7 +94,8 @@ impl Actor for SubscriptionActor {
         let subscription = entry.config().subscription.clone();
         let limits = subscription.settings.limits(&node.parts.defaults, subscription.drop_through);
         let machine = Machine::new(entry.id, limits, subscription.disabled.is_none());
-        Ok(State { entry, node, supervisor, machine, tasks: JoinSet::new(), wakeup: None, ended: None })
+        let standing = if subscription.failing_since.is_some() { Standing::Suspect } else { Standing::New };
+        Ok(State { entry, node, supervisor, machine, tasks: JoinSet::new(), wakeup: None, standing, ended: None })
     }
 
     async fn post_start(&self, myself: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -113,7 +123,7 @@ impl Actor for SubscriptionActor {
             state.ended = None;
             state.arm(&myself);
         }
-        state.entry.sync(read, &state.machine);
+        state.entry.sync(read, &state.machine, state.wakeup.as_ref().map(|(at, _)| *at));
         if state.machine.is_deleted() && !state.machine.is_busy() {
             myself.stop(Some("deleted".to_owned()));
         }
@@ -131,12 +141,17 @@ impl State {
                 let waited = self.node.parts.clock.wall().since(id.accepted_at());
                 self.node.parts.metrics.attempted(&result, number, waited);
                 let stale = config.subscription.version != self.entry.config().subscription.version;
+                self.standing = if result.succeeded() { Standing::Proven } else { Standing::Suspect };
                 self.ended = Some((config, permit));
                 Input::Attempted { id, result, stale }
             }
             Message::NotSent(id) => Input::NotSent(id),
             Message::Recorded(id) => Input::Recorded(id),
-            Message::Loaded(Ok(pending)) => self.started(pending),
+            Message::Loaded(Ok(pending)) => {
+                let started = self.started(pending);
+                self.count_backlog(myself);
+                started
+            }
             Message::Loaded(Err(error)) => {
                 tracing::warn!(subscription_id = %self.entry.id, %error, "could not read what is pending; trying again");
                 self.load_after(myself, STORE_RETRY);
@@ -166,12 +181,21 @@ impl State {
                 return Ok(None);
             }
             Message::TaskLost => return Err("a task of this actor panicked".into()),
+            // Whoever asked may have gone.
+            Message::Snapshot(answer) => {
+                let _ = answer.send(self.machine.snapshot(self.node.parts.clock.steady()));
+                return Ok(None);
+            }
+            Message::Why(id, answer) => {
+                let _ = answer.send(self.machine.why(self.node.parts.clock.steady(), id));
+                return Ok(None);
+            }
         }))
     }
 
     fn started(&self, pending: Pending) -> Input {
-        let (cursor, behind) = self.entry.start(pending.position);
         let all_retries = pending.retries.len() < MAX_RETRIES_HELD;
+        let (cursor, behind) = self.entry.start(pending.position, all_retries.then_some(pending.retries.len()));
         let failing_since = self.entry.config().subscription.failing_since;
         Input::Started { cursor, behind, retries: pending.retries, all_retries, failing_since }
     }
@@ -189,15 +213,15 @@ impl State {
     }
 
     fn counted(&self, mut delivery: Delivery) -> Delivery {
-        delivery.payload = self.node.count(delivery.payload);
+        delivery.payload = self.entry.account.count(delivery.payload);
         delivery
     }
 
     fn perform(&mut self, action: Action, myself: &ActorRef<Message>) {
         match action {
             Action::Attempt { delivery, number } => self.attempt(delivery, number, myself),
-            Action::Record { id, number, outcome, result, retry, event_type: _ } => {
-                self.record(id, number, outcome, result, retry)
+            Action::Record { id, number, outcome, result, retry, event_type } => {
+                self.record(id, number, outcome, result, retry, event_type);
             }
             // The node holds as much as it may: no more comes in, except what keeps this subscription going.
             Action::LoadPage { .. } if self.node.must_spill() && self.machine.held_bytes() > 0 => {
@@ -221,17 +245,18 @@ impl State {
                 Message::Payloads(ids, found)
             }),
             Action::FallBehind => self.entry.fall_behind(),
-            Action::SaveFailing(_) => {}
+            Action::SaveFailing(since) => self.save_failing(since, myself),
             Action::Disable(reason) => self.disable(reason, myself),
         }
     }
 
     fn attempt(&mut self, delivery: Delivery, number: u32, myself: &ActorRef<Message>) {
         let entry = self.entry.clone();
+        let tenant = entry.config().subscription.tenant.clone();
+        let claimant = Claimant { subscription: entry.id, tenant, standing: self.standing };
         self.spawn(myself, move |node, myself| async move {
             let id = delivery.id;
-            // The semaphore is never closed.
-            let Ok(permit) = node.attempts.clone().acquire_owned().await else { return };
+            let permit = node.attempts.take(claimant).await;
             // After the wait for a place, which may have been long: what was changed meanwhile counts.
             let config = entry.config();
             if node.is_draining() || entry.is_closed() || config.subscription.disabled.is_some() {
@@ -241,6 +266,7 @@ impl State {
             let request = AttemptRequest {
                 target: &config.target,
                 keys: config.keys.as_deref(),
+                options: &config.options,
                 delivery,
                 number,
                 started_at: node.parts.clock.wall(),
@@ -251,8 +277,19 @@ impl State {
         });
     }
 
-    fn record(&mut self, id: DeliveryId, number: u32, outcome: Outcome, result: AttemptResult, retry: RetryChange) {
-        let (config, permit) = self.ended.take().map_or_else(|| (self.entry.config(), None), |(c, p)| (c, Some(p)));
+    fn record(
+        &mut self,
+        id: DeliveryId,
+        number: u32,
+        outcome: Outcome,
+        result: AttemptResult,
+        retry: RetryChange,
+        event_type: Option<Arc<str>>,
+    ) {
+        let (config, permit) = match self.ended.take() {
+            Some((config, permit)) => (config, Some(Box::new(permit) as _)),
+            None => (self.entry.config(), None),
+        };
         log_outcome(id, self.entry.id, number, outcome, &result);
         self.node.parts.metrics.outcome(outcome);
         let log = AttemptLog {
@@ -271,19 +308,51 @@ impl State {
         self.entry.begin_record();
         let place_wanted = !self.machine.has_room() || self.machine.ready() > 0;
         let urgent = outcome != Outcome::Success || place_wanted || self.node.is_draining();
-        self.node.writer.record(Record { sink: self.entry.clone(), log, retry, permit, urgent });
+        let record = Record { sink: self.entry.clone(), log, retry, permit, announcement: None, urgent };
+        if outcome == Outcome::Failure {
+            let (node, supervisor) = (self.node.clone(), self.supervisor.clone());
+            // Not a task of the actor's, with which it would end: the row must be written, whatever becomes of the actor.
+            tokio::spawn(record_announced(node, supervisor, config.subscription.tenant.clone(), event_type, record));
+        } else {
+            self.node.writer.record(record);
+        }
     }
 
-    fn disable(&mut self, reason: crate::delivery::DisabledReason, myself: &ActorRef<Message>) {
+    /// Saves it until the store has it, or it is not so any more.
+    fn save_failing(&mut self, since: Option<Timestamp>, myself: &ActorRef<Message>) {
+        let entry = self.entry.clone();
+        entry.set_failing_since(since);
+        self.spawn(myself, move |node, _| async move {
+            while entry.config().subscription.failing_since == since {
+                match node.parts.store.save_failing(entry.id, since).await {
+                    Ok(()) => return node.parts.cache.put(&entry.config().subscription).await,
+                    Err(error) if error.is_retryable() => tokio::time::sleep(STORE_RETRY).await,
+                    Err(error) => {
+                        let id = entry.id;
+                        return tracing::warn!(subscription_id = %id, %error, "could not save since when it has failed");
+                    }
+                }
+            }
+        });
+    }
+
+    fn disable(&mut self, reason: DisabledReason, myself: &ActorRef<Message>) {
         tracing::warn!(subscription_id = %self.entry.id, reason = reason.as_str(), "disabling the subscription");
         let id = self.entry.id;
         let (supervisor, entry) = (self.supervisor.clone(), self.entry.clone());
-        let version = entry.config().subscription.version;
+        let config = entry.config();
+        let version = config.subscription.version;
+        let detail = match (reason, config.subscription.failing_since) {
+            (DisabledReason::Gone, _) => "the receiver answered 410 Gone".to_owned(),
+            (_, Some(since)) => format!("every attempt has failed since {since}"),
+            (_, None) => "every attempt has failed for as long as the subscription allows".to_owned(),
+        };
         self.spawn(myself, move |node, _| async move {
             // Until the store has it: meanwhile this actor makes no attempt, and the producers do not know why.
             while entry.config().subscription.version == version {
                 let change = SubscriptionChange {
                     disabled: Some(Some(reason)),
+                    detail: Some(detail.clone()),
                     only_version: Some(version),
                     ..SubscriptionChange::default()
                 };
@@ -308,12 +377,30 @@ impl State {
         if let Some(position) = self.entry.wanted_position(parked) {
             self.node.writer.position(self.entry.clone(), self.entry.id, position);
         }
+        self.count_backlog(myself);
         let idle = self.machine.is_idle(self.node.parts.clock.steady() + PASSIVATION_HORIZON);
         if idle && self.entry.is_unused(PASSIVATE_AFTER) && self.entry.try_close(self.machine.is_enabled()) {
             self.node.remove(&self.entry);
             self.node.parts.metrics.passivated();
             myself.stop(Some("idle".to_owned()));
         }
+    }
+
+    /// Sees to it that the entry knows how long the backlog is: from memory, if all of it is there, or else from the store.
+    fn count_backlog(&mut self, myself: &ActorRef<Message>) {
+        let now = self.machine.snapshot(self.node.parts.clock.steady());
+        if !now.more_in_store && now.in_flight == 0 {
+            self.entry.holds_all(now.ready + now.retries);
+        }
+        let Some((after, cap)) = self.entry.begin_count() else { return };
+        let entry = self.entry.clone();
+        self.spawn(myself, move |node, _| async move {
+            let count = node.parts.store.backlog(entry.id, after, cap).await;
+            if let Err(error) = &count {
+                tracing::debug!(subscription_id = %entry.id, %error, "could not count the backlog; asking again later");
+            }
+            entry.end_count(count.ok(), cap);
+        });
     }
 
     fn load(&mut self, myself: &ActorRef<Message>) {
@@ -370,6 +457,19 @@ impl State {
         });
         self.wakeup = Some((at, timer));
     }
+}
+
+/// Logs the end of a delivery, and tells those who want to hear of it.
+async fn record_announced(
+    node: Arc<Node>,
+    supervisor: ActorRef<supervisor::Message>,
+    tenant: Arc<str>,
+    event_type: Option<Arc<str>>,
+    mut record: Record,
+) {
+    let announcement = announce::exhausted(&node, &supervisor, &tenant, event_type.as_deref(), &record.log).await;
+    record.announcement = announcement.map(Box::new);
+    node.writer.record(record);
 }
 
 /// How long to wait before asking a store again that could not answer.

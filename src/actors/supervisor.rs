@@ -143,7 +143,11 @@ impl Actor for Supervisor {
             Message::Review => state.review(),
             Message::Reconcile => state.reconcile(),
             Message::Versions(asked, found) => state.compare(&asked, found),
-            Message::Drain => state.node.entries().iter().for_each(|entry| entry.cast(subscription::Message::Drain)),
+            Message::Drain => {
+                for entry in state.node.entries() {
+                    entry.cast(subscription::Message::Drain);
+                }
+            }
         }
         Ok(())
     }
@@ -325,6 +329,7 @@ impl State {
 
     fn changed(&mut self, subscription: Box<Subscription>) {
         self.node.matches.forget();
+        self.node.changed.notify_one();
         let id = subscription.id;
         if let Some(activation) = self.activations.get_mut(&id) {
             if activation.changed.as_ref().is_none_or(|known| known.version < subscription.version) {

@@ -38,12 +38,17 @@ pub(super) static ALLOW_TARGETS: Key = key(
     "HOOKPOST_ALLOW_TARGETS",
     "at most 64 ranges or addresses separated by commas, such as 10.1.0.0/16,192.168.7.7",
 );
+pub(super) static DNS_SERVERS: Key = key(
+    "dns_servers",
+    "HOOKPOST_DNS_SERVERS",
+    "at most 3 addresses of name servers separated by commas, such as 10.0.0.53,10.0.1.53:5353, or nothing",
+);
 pub(super) static LOG: Key =
     key("log", "HOOKPOST_LOG", "a level (error, warn, info, debug, trace) or directives such as info,hookpost=debug");
 pub(super) static LOG_FORMAT: Key = key("log_format", "HOOKPOST_LOG_FORMAT", "pretty or json");
 
 /// All of them, in the order in which they are shown.
-pub(super) static ALL: [&Key; 11] = [
+pub(super) static ALL: [&Key; 12] = [
     &LISTEN,
     &AUTH,
     &DATABASE_URL,
@@ -53,6 +58,7 @@ pub(super) static ALL: [&Key; 11] = [
     &ATTEMPT_TIMEOUT,
     &RETENTION,
     &ALLOW_TARGETS,
+    &DNS_SERVERS,
     &LOG,
     &LOG_FORMAT,
 ];

@@ -174,6 +174,7 @@ impl Layers {
             attempt_timeout: self.read(&keys::ATTEMPT_TIMEOUT, parse::attempt_timeout)?,
             retention: self.read(&keys::RETENTION, parse::retention)?,
             allow_targets: with_dev(self.read(&keys::ALLOW_TARGETS, parse::allow_targets)?, dev),
+            dns_servers: self.read(&keys::DNS_SERVERS, parse::dns_servers)?,
             dev,
             log: self.read(&keys::LOG, parse::log)?,
             log_format: self.read(&keys::LOG_FORMAT, parse::log_format)?,

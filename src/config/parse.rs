@@ -21,6 +21,9 @@ pub(super) const MIN_RETENTION: Duration = Duration::from_hours(1);
 pub(super) const MAX_RETENTION: Duration = Duration::from_hours(366 * 24);
 /// Most ranges: each is compared at every connect.
 pub(super) const MAX_ALLOWED_TARGETS: usize = 64;
+/// Most name servers, as in `resolv.conf`: a lookup has no time to ask more.
+pub(super) const MAX_DNS_SERVERS: usize = 3;
+const DNS_PORT: u16 = 53;
 
 type Parsed<T> = Result<T, String>;
 
@@ -106,6 +109,18 @@ fn network(text: &str) -> Parsed<IpNet> {
         whole if whole == network => Ok(network),
         whole => Err(format!("{text:?} names one address of a range; write {whole} or {}", network.addr())),
     }
+}
+
+pub(super) fn dns_servers(text: &str) -> Parsed<Vec<SocketAddr>> {
+    let servers: Vec<_> = text.split(',').map(str::trim).filter(|server| !server.is_empty()).collect();
+    if servers.len() > MAX_DNS_SERVERS {
+        return Err(format!("there are {} of them", servers.len()));
+    }
+    let server = |text: &str| {
+        let address = text.parse::<IpAddr>().map(|address| SocketAddr::new(address, DNS_PORT));
+        text.parse().or(address).map_err(|_| format!("{text:?} is not an IP address"))
+    };
+    servers.into_iter().map(server).collect()
 }
 
 pub(super) fn log(text: &str) -> Parsed<String> {

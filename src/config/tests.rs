@@ -42,7 +42,7 @@ fn nothing_configured_is_the_embedded_store_on_loopback_with_the_documented_defa
     assert_eq!(config.data_dir, Path::new("./data"));
     assert_eq!(config.retry_schedule, RetrySchedule::default());
     assert_eq!((config.attempt_timeout, config.retention), (Duration::from_secs(10), Duration::from_hours(72)));
-    assert!(config.allow_targets.is_empty());
+    assert!(config.allow_targets.is_empty() && config.dns_servers.is_empty());
     assert_eq!((config.log.as_str(), config.log_format), ("info", LogFormat::Pretty));
     assert!(settings.iter().all(|setting| setting.source == Source::Default));
 }
@@ -129,6 +129,15 @@ fn more_ranges_than_the_limit_are_refused() {
     let ranges = |count: usize| with_env(&[("HOOKPOST_ALLOW_TARGETS", &vec!["10.0.0.1"; count].join(","))]);
     assert!(ranges(64).is_ok());
     assert!(refusal(ranges(65)).contains("there are 65 of them"));
+}
+
+#[test]
+fn name_servers_are_at_port_53_unless_another_is_named() {
+    let servers = |text: &str| with_env(&[("HOOKPOST_DNS_SERVERS", text)]);
+    let named = servers("10.0.0.53, [fd00::53]:5353").expect("a configuration").config.dns_servers;
+    assert_eq!(named, ["10.0.0.53:53".parse().expect("an address"), "[fd00::53]:5353".parse().expect("an address")]);
+    assert!(servers("1.1.1.1,2.2.2.2,3.3.3.3").is_ok());
+    assert!(refusal(servers("1.1.1.1,2.2.2.2,3.3.3.3,4.4.4.4")).contains("there are 4 of them"));
 }
 
 #[test]

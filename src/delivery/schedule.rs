@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::types::DeliveryId;
+
 /// Most waits that a schedule may name: enough for a fortnight of doubling, few enough to read in a log.
 pub const MAX_WAITS: usize = 32;
 /// Longest single wait.
@@ -61,6 +63,17 @@ impl fmt::Display for RetrySchedule {
         let waits: Vec<_> = self.0.iter().map(|wait| humantime::format_duration(*wait).to_string()).collect();
         f.write_str(&waits.join(","))
     }
+}
+
+/// Jitter adds at most this fraction of a wait, so that what failed together does not come back together.
+pub(super) const JITTER_DIVISOR: u32 = 10;
+
+/// Added to a wait, never taken from it: up to a tenth, drawn from the id so that it needs no randomness here.
+pub(super) fn jitter(id: DeliveryId, number: u32, wait: Duration) -> Duration {
+    let bound = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX) / u64::from(JITTER_DIVISOR);
+    // Fibonacci hashing spreads ids that differ in a counter only.
+    let drawn = (id.0.as_u64_pair().1 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
+    Duration::from_millis(if bound == 0 { 0 } else { drawn % bound })
 }
 
 #[cfg(test)]

@@ -267,6 +267,31 @@ impl Outcome {
     }
 }
 
+/// How an attempt ended, as far as who decides what follows needs to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttemptClass {
+    /// The receiver answered; the status says what.
+    Answered,
+    /// The target is not allowed, or its URL is no good: nothing was sent.
+    Refused,
+    /// The host name led to no address.
+    Resolve,
+    /// There was no connection: refused, no route, or not in time.
+    Connect,
+    /// The two sides did not agree on TLS.
+    Tls,
+    /// Connected, and then too slow.
+    Timeout,
+    /// The connection was closed or reset before the answer had ended.
+    Reset,
+    /// The answer was not HTTP.
+    NotHttp,
+    /// The delivery outlived its retention before its turn: nothing was sent.
+    Expired,
+    /// This node lacked something, such as a file descriptor: it says nothing of the receiver.
+    Local,
+}
+
 /// What one attempt at a receiver came to, before the schedule is asked what follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptResult {
@@ -280,6 +305,8 @@ pub struct AttemptResult {
     pub retry_after: Option<Duration>,
     /// What went wrong, for people; `None` on success.
     pub error_details: Option<String>,
+    /// The same as a class. Not `Answered` beside a status means that the answer broke off.
+    pub class: AttemptClass,
     /// The start of the answer's body.
     pub response_body: Option<String>,
 }

@@ -10,9 +10,9 @@ use serde_json::value::RawValue;
 
 use super::json::{self, MAX_DEPTH, kind_of};
 use super::problem::{FieldError, Kind, Problem, quoted, shortened};
-use super::tenant;
+use super::{event_type, tenant};
 use crate::actors::NewEvent;
-use crate::delivery::{DEFAULT_TENANT, check_event_type};
+use crate::delivery::DEFAULT_TENANT;
 
 /// Room for any id, short enough for an index.
 const MAX_ORDERING_KEY_CHARS: usize = 256;
@@ -114,7 +114,7 @@ impl<'de> Visitor<'de> for InOrder {
 
 fn event_type(value: Option<&str>) -> Result<Arc<str>, FieldError> {
     let name = string("event_type", value, EVENT_TYPE_EXPECTED)?;
-    check_event_type(&name).map_err(|invalid| FieldError::new("event_type", quoted(&name), invalid.expected))?;
+    event_type::check(&name).map_err(|expected| FieldError::new("event_type", quoted(&name), expected))?;
     Ok(name.into())
 }
 

@@ -1,6 +1,7 @@
 //! `POST /events`: one event for every subscription that wants it. The payload is stored once, and the answer names what
 //! was made of it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Buf;
@@ -16,7 +17,7 @@ use super::idempotency::{self, Key};
 use super::reply::{self, Answer};
 use super::{Http, content_length, with};
 use crate::actors::{NewEvent, Published};
-use crate::delivery::{DeliveryId, EventId, SubscriptionId};
+use crate::delivery::{DeliveryId, DeliveryState, EventId, SubscriptionId};
 
 /// Deliveries in one answer: about 200 KiB of them. The rest is behind `next`.
 const MAX_LISTED: usize = 1000;
@@ -80,6 +81,8 @@ struct Shown<'a> {
     tenant: &'a str,
     status_url: String,
     matched: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused_count: Option<usize>,
     deliveries: Vec<Delivery>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
@@ -92,34 +95,50 @@ struct Delivery {
     delivery_id: DeliveryId,
     subscription_id: SubscriptionId,
     status_url: String,
+    #[serde(flatten)]
+    refused: Option<Refused>,
 }
+
+/// That the subscription took no more: the delivery is recorded, and has failed.
+#[derive(Serialize)]
+struct Refused {
+    state: DeliveryState,
+    refused: &'static str,
+}
+
+const BACKLOG_FULL: Refused = Refused { state: DeliveryState::Failed, refused: "backlog_full" };
 
 impl<'a> Shown<'a> {
     fn new(tenant: &'a str, event_type: &'a str, event: &Published) -> Self {
-        let listed = &event.deliveries[..event.deliveries.len().min(MAX_LISTED)];
-        let more = listed.len() < event.deliveries.len();
+        // By id, as `next` goes on; a refused one is listed once, wherever the engine has named it.
+        let refused: BTreeSet<_> = event.refused.iter().map(|(_, delivery)| delivery).collect();
+        let all = event.deliveries.iter().chain(&event.refused).map(|(subscription, id)| (id, subscription));
+        let all: BTreeMap<_, _> = all.collect();
+        let listed = all.iter().take(MAX_LISTED).map(|(id, subscription)| Delivery {
+            delivery_id: **id,
+            subscription_id: **subscription,
+            status_url: format!("/status/{id}"),
+            refused: refused.contains(id).then_some(BACKLOG_FULL),
+        });
+        let listed: Vec<_> = listed.collect();
+        let more = listed.len() < all.len();
         let status_url = format!("/events/{}", event.id);
         Self {
-            next: listed.last().filter(|_| more).map(|(_, last)| format!("{status_url}?after={last}")),
-            note: event.deliveries.is_empty().then(|| unwanted(tenant, event_type)),
+            next: listed.last().filter(|_| more).map(|last| format!("{status_url}?after={}", last.delivery_id)),
+            note: all.is_empty().then(|| unwanted(tenant, event_type)),
             event_id: event.id,
             event_type,
             tenant,
             status_url,
-            matched: event.deliveries.len(),
-            deliveries: listed.iter().map(Delivery::from).collect(),
+            matched: all.len(),
+            refused_count: Some(refused.len()).filter(|count| *count > 0),
+            deliveries: listed,
         }
     }
 }
 
 fn unwanted(tenant: &str, event_type: &str) -> String {
     format!("no enabled subscription of tenant {tenant} wants events of type {event_type}; the event is kept")
-}
-
-impl From<&(SubscriptionId, DeliveryId)> for Delivery {
-    fn from((subscription_id, id): &(SubscriptionId, DeliveryId)) -> Self {
-        Self { delivery_id: *id, subscription_id: *subscription_id, status_url: format!("/status/{id}") }
-    }
 }
 
 #[cfg(test)]
@@ -130,9 +149,13 @@ mod tests {
     use super::*;
     use crate::http::openapi::tests::assert_matches;
 
+    fn made(n: usize) -> (SubscriptionId, DeliveryId) {
+        (SubscriptionId(n as i64), DeliveryId(Uuid::from_u128(n as u128)))
+    }
+
     fn shown(deliveries: usize) -> Value {
-        let made = |n: usize| (SubscriptionId(n as i64), DeliveryId(Uuid::from_u128(n as u128)));
-        let event = Published { id: EventId(Uuid::nil()), deliveries: (1..=deliveries).map(made).collect() };
+        let deliveries_made = (1..=deliveries).map(made).collect();
+        let event = Published { id: EventId(Uuid::nil()), deliveries: deliveries_made, refused: Vec::new() };
         let shown = json!(Shown::new("acme", "order.created", &event));
         assert_matches("Published", &shown);
         assert_eq!(shown["matched"], deliveries);
@@ -170,6 +193,23 @@ mod tests {
         assert_eq!(listed.len(), MAX_LISTED);
         let last = listed[MAX_LISTED - 1]["delivery_id"].as_str().unwrap();
         assert_eq!(cut["next"], format!("/events/00000000-0000-0000-0000-000000000000?after={last}"));
+    }
+
+    #[test]
+    fn a_delivery_that_a_full_backlog_refused_is_named_once_and_has_failed() {
+        for named_twice in [false, true] {
+            let mut deliveries = vec![made(1), made(3)];
+            deliveries.extend(named_twice.then(|| made(2)));
+            let event = Published { id: EventId(Uuid::nil()), deliveries, refused: vec![made(2)] };
+            let shown = json!(Shown::new("acme", "order.created", &event));
+            assert_matches("Published", &shown);
+            assert_eq!((&shown["matched"], &shown["refused_count"]), (&json!(3), &json!(1)));
+            let listed = shown["deliveries"].as_array().unwrap();
+            let ids: Vec<_> = listed.iter().map(|delivery| &delivery["subscription_id"]).collect();
+            assert_eq!(ids, [1, 2, 3]);
+            assert_eq!((&listed[1]["state"], &listed[1]["refused"]), (&json!("failed"), &json!("backlog_full")));
+            assert!(listed[0].get("refused").is_none() && listed[0].get("state").is_none());
+        }
     }
 
     #[test]

@@ -15,12 +15,15 @@ use warp::reply::Response;
 use super::idempotency::{self, Key};
 use super::problem::{FieldError, Kind, Problem, quoted};
 use super::server::Peer;
-use super::{Http, IdSegment, content_length, json, reply, with};
+use super::{Http, IdSegment, content_length, event_type, json, reply, with};
 use crate::actors::{Accepted, Active};
-use crate::delivery::{DeliveryId, SubscriptionId, check_event_type};
+use crate::delivery::{DeliveryId, SubscriptionId};
 use crate::outbound::signing::SigningKeys;
 
 const SIGNATURE: &str = "x-hub-signature-256";
+const ORDERING_KEY: &str = "x-ordering-key";
+/// Room for any id, short enough to be kept with every delivery that waits.
+const MAX_ORDERING_KEY_CHARS: usize = 200;
 
 /// The route of this file.
 pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
@@ -39,6 +42,7 @@ struct Headers {
     event_type: Option<Text>,
     x_event_type: Option<Text>,
     signature: Option<Text>,
+    ordering_key: Option<Text>,
     key: Option<Key>,
     peer: Option<Peer>,
 }
@@ -58,12 +62,14 @@ fn headers() -> impl Filter<Extract = (Headers,), Error = warp::Rejection> + Clo
     warp::header::optional("event_type")
         .and(warp::header::optional("x-event-type"))
         .and(warp::header::optional(SIGNATURE))
+        .and(warp::header::optional(ORDERING_KEY))
         .and(idempotency::key())
         .and(warp::ext::optional())
-        .map(|event_type, x_event_type, signature, key, peer| Headers {
+        .map(|event_type, x_event_type, signature, ordering_key, key, peer| Headers {
             event_type,
             x_event_type,
             signature,
+            ordering_key,
             key,
             peer,
         })
@@ -105,11 +111,19 @@ async fn ingest<B: Buf>(
         (None, _) => http.bodies.read(length, body).await?,
     };
     let event_type = event_type(headers.event_type, headers.x_event_type)?;
+    let ordering_key = ordering_key(headers.ordering_key)?;
     wanted(&active, event_type.as_deref())?;
     json::check(&body).map_err(|why| Problem::new(Kind::InvalidJson, why))?;
-    let parts = [event_type.as_deref().map(str::as_bytes), Some(&body[..])];
+    let parts = parts(event_type.as_deref(), &body, ordering_key.as_deref());
     let key = headers.key.map(|key| key.of_request(&parts)).transpose()?;
-    Ok((id, http.api.engine.accept(&active, event_type, body, key).await?))
+    Ok((id, http.api.engine.accept(&active, event_type, ordering_key, body, key).await?))
+}
+
+/// What makes the request. One without an ordering key has no part for it: keys from before there were any still count.
+fn parts<'a>(event_type: Option<&'a str>, body: &'a [u8], ordering_key: Option<&'a str>) -> Vec<Option<&'a [u8]>> {
+    let mut parts = vec![event_type.map(str::as_bytes), Some(body)];
+    parts.extend(ordering_key.map(|key| Some(key.as_bytes())));
+    parts
 }
 
 fn verify(keys: &SigningKeys, body: &Bytes, signature: &Text, peer: Option<Peer>) -> Result<(), Problem> {
@@ -143,11 +157,19 @@ fn event_type(plain: Option<Text>, prefixed: Option<Text>) -> Result<Option<Arc<
         (one, other) => one.or(other).map(|text| text.0),
     };
     if let Some(name) = &named {
-        check_event_type(name).map_err(|invalid| {
-            Problem::parameter(FieldError::new("header event_type", quoted(name), invalid.expected))
-        })?;
+        event_type::check(name)
+            .map_err(|expected| Problem::parameter(FieldError::new("header event_type", quoted(name), expected)))?;
     }
     Ok(named)
+}
+
+fn ordering_key(header: Option<Text>) -> Result<Option<Arc<str>>, Problem> {
+    let Some(Text(key)) = header else { return Ok(None) };
+    if (1..=MAX_ORDERING_KEY_CHARS).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(Some(key));
+    }
+    let expected = "1 to 200 visible ASCII characters";
+    Err(Problem::parameter(FieldError::new("header X-Ordering-Key", quoted(&key), expected)))
 }
 
 fn wanted(active: &Active, event_type: Option<&str>) -> Result<(), Problem> {
@@ -196,10 +218,28 @@ mod tests {
     }
 
     #[test]
-    fn an_illegal_event_type_is_refused() {
-        for name in ["", "a b", "a.*", &"x".repeat(129)] {
+    fn an_illegal_or_reserved_event_type_is_refused() {
+        for name in ["", "a b", "a.*", &"x".repeat(129), "hookpost.subscription.disabled"] {
             assert_eq!(event_type(text(name), None).unwrap_err().kind(), Kind::InvalidParameter);
         }
+    }
+
+    #[test]
+    fn an_ordering_key_is_visible_ascii_up_to_its_limit() {
+        assert_eq!(ordering_key(None).unwrap(), None);
+        for key in ["a", "customer:17/eu", &"~".repeat(MAX_ORDERING_KEY_CHARS)] {
+            assert_eq!(ordering_key(text(key)).unwrap().as_deref(), Some(key));
+        }
+        for key in ["", "a b", "a\tb", "é", &"x".repeat(MAX_ORDERING_KEY_CHARS + 1)] {
+            let problem = ordering_key(text(key)).expect_err(key);
+            assert!(format!("{problem:?}").contains("header X-Ordering-Key"), "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn an_ordering_key_makes_another_request_and_its_absence_makes_the_one_from_before_there_were_any() {
+        assert_eq!(parts(Some("a"), b"{}", None), [Some(&b"a"[..]), Some(b"{}")]);
+        assert_eq!(parts(None, b"{}", Some("k")), [None, Some(&b"{}"[..]), Some(b"k")]);
     }
 
     #[tokio::test]

@@ -2,9 +2,13 @@
 //! loop (`server.rs`), and every path is listed in `routes.rs`.
 
 mod body;
+mod enabling;
 mod event;
 mod event_body;
+mod event_type;
 mod events;
+mod explain;
+mod explained;
 mod health;
 mod idempotency;
 mod ingest;
@@ -19,8 +23,11 @@ mod query;
 mod reply;
 mod routes;
 mod server;
+mod settings_body;
+mod state;
 mod status;
 mod subscription_body;
+mod subscription_shown;
 mod subscriptions;
 mod tenant;
 
@@ -94,6 +101,12 @@ fn routes(
         .or(status::routes(&http))
         .unify()
         .or(logs::routes(&http))
+        .unify()
+        .or(enabling::routes(&http))
+        .unify()
+        .or(state::routes(&http))
+        .unify()
+        .or(explained::routes(&http))
         .unify()
         .or(health::routes(&http))
         .unify()

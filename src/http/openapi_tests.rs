@@ -111,7 +111,7 @@ fn openapi_shape() -> Value {
     );
     let defs = json!({
         "item": object(&[], json!({"parameters": list("parameter"), "get": operation, "put": operation,
-                                   "post": operation, "delete": operation})),
+                                   "post": operation, "patch": operation, "delete": operation})),
         "parameter": {"anyOf": [reference, parameter]},
         "response": object(&["description"], json!({"description": text, "headers": map("header"), "content": map("media")})),
         "header": object(&["schema"], json!({"description": text, "schema": {"$ref": "#/$defs/schema"}, "example": true})),

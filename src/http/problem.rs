@@ -62,13 +62,22 @@ struct Details {
     kind: Kind,
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
+    /// Beside those that every problem has.
+    members: Vec<(&'static str, u64)>,
     header: Option<(header::HeaderName, HeaderValue)>,
     close: bool,
 }
 
 impl Problem {
     pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Details { kind, detail: detail.into(), errors: Vec::new(), header: None, close: false }))
+        Self(Box::new(Details {
+            kind,
+            detail: detail.into(),
+            errors: Vec::new(),
+            members: Vec::new(),
+            header: None,
+            close: false,
+        }))
     }
 
     /// `detail` says the first; those beyond [`MAX_ERRORS`] are left out.
@@ -86,6 +95,12 @@ impl Problem {
 
     pub fn retry_after(self, seconds: u64) -> Self {
         self.header(header::RETRY_AFTER, HeaderValue::from(seconds))
+    }
+
+    /// A number that programs may want to read.
+    pub fn member(mut self, name: &'static str, value: u64) -> Self {
+        self.0.members.push((name, value));
+        self
     }
 
     pub fn header(mut self, name: header::HeaderName, value: HeaderValue) -> Self {
@@ -127,7 +142,7 @@ impl Problem {
     }
 
     fn json(&self) -> serde_json::Value {
-        let Details { kind, detail, errors, .. } = &*self.0;
+        let Details { kind, detail, errors, members, .. } = &*self.0;
         let mut json = serde_json::json!({
             "type": format!("/problems/{}", kind.name()),
             "title": kind.title(),
@@ -136,6 +151,9 @@ impl Problem {
         });
         if !errors.is_empty() {
             json["errors"] = serde_json::json!(errors);
+        }
+        for (name, value) in members {
+            json[*name] = serde_json::json!(value);
         }
         json
     }
@@ -147,8 +165,17 @@ impl From<AcceptError> for Problem {
             AcceptError::NotFound(_) => Self::new(Kind::SubscriptionNotFound, error.to_string()),
             AcceptError::Disabled(id) => Self::new(
                 Kind::SubscriptionDisabled,
-                format!("subscription {id} is disabled: its receiver answered 410 Gone; a PUT enables it again"),
+                format!(
+                    "subscription {id} is disabled: GET /subscriptions/{id}/changes says why, and \
+                     POST /subscriptions/{id}/enable enables it again"
+                ),
             ),
+            AcceptError::BacklogFull { backlog, limit, retry_after_s, .. } => {
+                Self::new(Kind::BacklogFull, format!("{error}; nothing was stored"))
+                    .member("backlog", backlog)
+                    .member("limit", limit)
+                    .retry_after(retry_after_s)
+            }
             AcceptError::Busy { retry_after_s } => Self::new(Kind::Busy, error.to_string()).retry_after(retry_after_s),
             AcceptError::Unavailable { ref reason, retry_after_s } => {
                 Self::new(Kind::StoreUnavailable, reason.clone()).retry_after(retry_after_s)
@@ -222,6 +249,7 @@ fn no_route(method: &warp::http::Method, path: &str) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::SubscriptionId;
 
     #[test]
     fn a_quoted_value_is_short_and_printable() {
@@ -259,6 +287,18 @@ mod tests {
             assert_eq!(response.status(), 503);
             assert_eq!(response.headers()[header::RETRY_AFTER], "7");
         }
+    }
+
+    #[test]
+    fn a_full_backlog_answers_429_with_its_numbers_and_when_to_come_back() {
+        let full = AcceptError::BacklogFull { id: SubscriptionId(7), backlog: 1003, limit: 1000, retry_after_s: 12 };
+        let problem = Problem::from(full);
+        let json = problem.json();
+        crate::http::openapi::tests::assert_matches("Problem", &json);
+        assert_eq!((&json["type"], &json["backlog"]), (&"/problems/backlog-full".into(), &1003.into()));
+        assert_eq!((&json["status"], &json["limit"]), (&429.into(), &1000.into()));
+        assert!(json["detail"].as_str().unwrap().contains("subscription 7"), "{json}");
+        assert_eq!(problem.into_response().headers()[header::RETRY_AFTER], "12");
     }
 
     #[test]

@@ -18,9 +18,11 @@ pub(super) enum Kind {
     MethodNotAllowed,
     BodyTimeout,
     SubscriptionDisabled,
+    ChangedMeanwhile,
     KeyReused,
     PayloadTooLarge,
     TooManyDeliveries,
+    BacklogFull,
     Internal,
     Busy,
     StoreUnavailable,
@@ -29,7 +31,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// All of them, for the documentation.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::InvalidJson,
         Self::InvalidField,
         Self::InvalidParameter,
@@ -45,9 +47,11 @@ impl Kind {
         Self::MethodNotAllowed,
         Self::BodyTimeout,
         Self::SubscriptionDisabled,
+        Self::ChangedMeanwhile,
         Self::KeyReused,
         Self::PayloadTooLarge,
         Self::TooManyDeliveries,
+        Self::BacklogFull,
         Self::Internal,
         Self::Busy,
         Self::StoreUnavailable,
@@ -72,11 +76,13 @@ impl Kind {
             Self::MethodNotAllowed => ("method-not-allowed", 405, "This path does not take this method"),
             Self::BodyTimeout => ("body-timeout", 408, "The body did not arrive in time"),
             Self::SubscriptionDisabled => ("subscription-disabled", 409, "The subscription is disabled"),
+            Self::ChangedMeanwhile => ("changed-meanwhile", 409, "Others changed the subscription at the same time"),
             Self::KeyReused => ("idempotency-key-reused", 409, "The key was used with another request"),
             Self::PayloadTooLarge => ("payload-too-large", 413, "The body is larger than is accepted"),
             Self::TooManyDeliveries => {
                 ("too-many-deliveries", 422, "More subscriptions want it than can take one event")
             }
+            Self::BacklogFull => ("backlog-full", 429, "The subscription's backlog is full"),
             Self::Internal => ("internal", 500, "Something went wrong on our side"),
             Self::Busy => ("busy", 503, "This node is at its limit"),
             Self::StoreUnavailable => ("store-unavailable", 503, "The store is unavailable"),
@@ -111,7 +117,13 @@ impl Kind {
             Self::PageNotFound => "See /docs for all paths.",
             Self::MethodNotAllowed => "Use one of the methods in the Allow header.",
             Self::BodyTimeout => "Send the whole body without pauses; nothing of it was kept. Then try again.",
-            Self::SubscriptionDisabled => "Its receiver answered 410 Gone. PUT /subscriptions/{id} enables it again.",
+            Self::SubscriptionDisabled => {
+                "GET /subscriptions/{id}/changes says since when and why. POST /subscriptions/{id}/enable enables it again, \
+                 and delivers or drops what waited."
+            }
+            Self::ChangedMeanwhile => {
+                "Nothing was changed. Look at the subscription again, and repeat what is still wanted."
+            }
             Self::KeyReused => {
                 "Give every request an Idempotency-Key of its own, and send a request again with the same key only if it \
                  is the same. Nothing was stored of this one."
@@ -120,6 +132,10 @@ impl Kind {
             Self::TooManyDeliveries => {
                 "Nothing was stored. Let fewer subscriptions want this type, for example by narrower event types, or \
                  divide them among tenants."
+            }
+            Self::BacklogFull => {
+                "Nothing was stored. Send it again after Retry-After, which is about when the receiver will have made room. \
+                 GET /subscriptions/{id}/state says what holds it up; max_backlog sets the limit."
             }
             Self::Internal => "The log of the service says more. Trying again may not help.",
             Self::Busy => "Nothing was stored. Try again after Retry-After, with less at the same time.",

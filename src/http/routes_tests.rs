@@ -1,4 +1,7 @@
-//! The routes as a whole, over an engine on standby and a store that is away: who answers, and how refusals look.
+//! The routes as a whole, over an engine on standby and a store that is away or holds one subscription: who answers, how
+//! refusals look, and what is written.
+
+use std::sync::Mutex;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,16 +12,29 @@ use uuid::Uuid;
 use warp::http::{Request, header};
 
 use super::openapi::tests::assert_matches;
+use super::subscription_shown::tests::subscription;
 use super::*;
 use crate::cache::NoCache;
-use crate::delivery::{AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, StateChange, Subscription, Timestamp};
+use crate::delivery::{
+    AttemptLog, Delivery, DeliveryId, DisabledReason, Event, EventId, Retry, StateChange, Subscription, Timestamp,
+};
 use crate::store::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, NewSubscription, Pending,
     Recovery, Result, StoreError, SubscriptionChange, Update,
 };
 
-/// A store out of reach.
-struct Away;
+/// A store out of reach, but for the one subscription that it may hold.
+#[derive(Default)]
+struct Away {
+    held: Option<Subscription>,
+    /// How many updates come too late.
+    overtaken: u32,
+    updates: Mutex<Vec<SubscriptionChange>>,
+}
+
+fn away<T>() -> Result<T> {
+    Err(StoreError::Unavailable("it is away".to_owned()))
+}
 
 macro_rules! away {
     ($($call:ident($($argument:ty),*) -> $answer:ty;)*) => {
@@ -28,8 +44,23 @@ macro_rules! away {
                 "sqlite"
             }
             async fn close(&self) {}
+            async fn subscription(&self, _: SubscriptionId) -> Result<Option<Subscription>> {
+                self.held.clone().map_or_else(away, |held| Ok(Some(held)))
+            }
+            async fn update_subscription(
+                &self,
+                _: SubscriptionId,
+                change: SubscriptionChange,
+                _: Timestamp,
+            ) -> Result<Update> {
+                let Some(held) = self.held.clone() else { return away() };
+                let mut updates = self.updates.lock().unwrap();
+                updates.push(change);
+                let late = updates.len() <= self.overtaken as usize;
+                Ok(if late { Update::Overtaken } else { Update::Done(held) })
+            }
             $(async fn $call(&self, $(_: $argument),*) -> Result<$answer> {
-                Err(StoreError::Unavailable("it is away".to_owned()))
+                away()
             })*
         }
     };
@@ -37,11 +68,6 @@ macro_rules! away {
 
 away! {
     migrate(Timestamp) -> ();
-    save_failing(SubscriptionId, Option<Timestamp>) -> ();
-    backlog(SubscriptionId, DeliveryId, u64) -> u64;
-    state_changes(SubscriptionId, Option<i64>, usize) -> Vec<StateChange>;
-    unannounced(usize) -> Vec<StateChange>;
-    announced(&[i64]) -> ();
     identity() -> Uuid;
     ping() -> ();
     acquire() -> bool;
@@ -54,9 +80,7 @@ away! {
     event_deliveries(EventId, DeliveryId, usize) -> Vec<EventDelivery>;
     prune_keys(Timestamp, usize) -> JanitorCounts;
     create_subscription(NewSubscription, Timestamp) -> Subscription;
-    subscription(SubscriptionId) -> Option<Subscription>;
     subscriptions(Option<SubscriptionId>, usize) -> Vec<Subscription>;
-    update_subscription(SubscriptionId, SubscriptionChange, Timestamp) -> Update;
     delete_subscription(SubscriptionId) -> bool;
     subscription_versions(&[SubscriptionId]) -> Vec<(SubscriptionId, i64)>;
     recovery() -> Recovery;
@@ -72,6 +96,11 @@ away! {
     prepare(Timestamp) -> JanitorCounts;
     expire(Timestamp, Timestamp, usize) -> JanitorCounts;
     prune(Timestamp, usize) -> JanitorCounts;
+    save_failing(SubscriptionId, Option<Timestamp>) -> ();
+    backlog(SubscriptionId, DeliveryId, u64) -> u64;
+    state_changes(SubscriptionId, Option<i64>, usize) -> Vec<StateChange>;
+    unannounced(usize) -> Vec<StateChange>;
+    announced(&[i64]) -> ();
 }
 
 struct Answered {
@@ -92,7 +121,11 @@ impl Answered {
 }
 
 async fn send(request: Request<Full<Bytes>>) -> Answered {
-    let store: Arc<dyn Store> = Arc::new(Away);
+    send_to(Arc::new(Away::default()), request).await
+}
+
+async fn send_to(store: Arc<Away>, request: Request<Full<Bytes>>) -> Answered {
+    let store: Arc<dyn Store> = store;
     let api = Api {
         engine: Engine::standby(store.clone(), Arc::new(NoCache::default())),
         store,
@@ -153,6 +186,7 @@ async fn what_is_no_id_is_a_missing_subscription_delivery_or_event() {
         assert_eq!(call("POST", &format!("/ingest/{id}")).await.problem(), "subscription-not-found", "{id}");
     }
     assert_eq!(call("GET", "/status/1").await.problem(), "delivery-not-found");
+    assert_eq!(call("GET", "/deliveries/1/explain").await.problem(), "delivery-not-found");
     assert_eq!(call("GET", "/events/1").await.problem(), "event-not-found");
 }
 
@@ -163,6 +197,11 @@ async fn a_store_that_is_away_is_a_503_that_says_when_to_come_back() {
         ("GET", "/subscriptions"),
         ("DELETE", "/subscriptions/1"),
         ("GET", "/subscriptions/1/logs"),
+        ("GET", "/subscriptions/1/changes"),
+        ("GET", "/subscriptions/1/state"),
+        ("POST", "/subscriptions/1/enable"),
+        ("POST", "/subscriptions/1/disable"),
+        ("GET", "/deliveries/00000000-0000-0000-0000-000000000000/explain"),
         ("GET", "/status/00000000-0000-0000-0000-000000000000"),
         ("GET", "/events/00000000-0000-0000-0000-000000000000?limit=1000"),
     ];
@@ -244,4 +283,57 @@ async fn a_body_that_is_no_event_is_refused() {
         let request = Request::builder().method("POST").uri("/events").body(Full::from(body)).unwrap();
         assert_eq!(send(request).await.problem(), kind, "{body}");
     }
+}
+
+/// The answer, and what was written for it.
+async fn change(store: Away, method: &str, path: &str, body: &'static str) -> (Answered, Vec<SubscriptionChange>) {
+    let store = Arc::new(store);
+    let request = Request::builder().method(method).uri(path).body(Full::from(body)).unwrap();
+    let answered = send_to(store.clone(), request).await;
+    let updates = store.updates.lock().unwrap().clone();
+    (answered, updates)
+}
+
+#[tokio::test]
+async fn a_patch_that_is_overtaken_looks_again_a_bounded_number_of_times() {
+    for (overtaken, status) in [(0, 200), (9, 200), (10, 409), (100, 409)] {
+        let store = Away { held: Some(subscription()), overtaken, ..Away::default() };
+        let (answered, updates) = change(store, "PATCH", "/subscriptions/1", r#"{"max_concurrency":4}"#).await;
+        assert_eq!(answered.status, status, "overtaken {overtaken} times");
+        assert!(updates.len() <= 10 && updates.iter().all(|update| update.only_version == Some(3)), "{updates:?}");
+        if status == 409 {
+            assert_eq!(answered.problem(), "changed-meanwhile");
+        }
+    }
+}
+
+#[tokio::test]
+async fn disabling_and_enabling_write_only_what_makes_a_difference() {
+    let enabled = || Some(subscription());
+    let disabled = || Some(Subscription { disabled: Some(DisabledReason::Gone), ..subscription() });
+    for (held, call, body, written) in [
+        (enabled(), "disable", r#"{"reason":"moving"}"#, Some((Some(DisabledReason::ByHand), false))),
+        (disabled(), "disable", "", None),
+        (disabled(), "enable", "", Some((None, false))),
+        (disabled(), "enable", r#"{"backlog":"drop"}"#, Some((None, true))),
+        (enabled(), "enable", r#"{"backlog":"deliver"}"#, None),
+        (enabled(), "enable", r#"{"backlog":"drop"}"#, Some((None, true))),
+    ] {
+        let path = format!("/subscriptions/1/{call}");
+        let (answered, updates) = change(Away { held, ..Away::default() }, "POST", &path, body).await;
+        assert_eq!(answered.status, 200, "{call} {body}");
+        assert_matches("Subscription", &serde_json::from_slice(&answered.body).unwrap());
+        let made = updates.first().map(|update| (update.disabled.unwrap(), update.drop_backlog));
+        assert_eq!((made, updates.len()), (written, usize::from(written.is_some())), "{call} {body}");
+        if call == "disable" && written.is_some() {
+            assert_eq!(updates[0].detail.as_deref(), Some("moving"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_node_on_standby_does_not_know_how_an_actor_is() {
+    let store = Away { held: Some(subscription()), ..Away::default() };
+    let (answered, _) = change(store, "GET", "/subscriptions/1/state", "").await;
+    assert_eq!((answered.status, answered.problem().as_str()), (503, "store-unavailable"));
 }

@@ -9,9 +9,10 @@ use warp::filters::BoxedFilter;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
+use super::explained::waiting;
 use super::problem::{Kind, Problem, quoted};
 use super::reply::{self, Answer};
-use super::{Http, get_or_head, with};
+use super::{Http, explain, get_or_head, with};
 use crate::delivery::{AttemptLog, DeliveryId, DeliveryState, EventId, Outcome, SubscriptionId};
 use crate::store::DeliveryRecord;
 
@@ -21,12 +22,30 @@ pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
 }
 
 async fn status(segment: String, http: Arc<Http>) -> Answer {
+    let record = find(&segment, &http).await?;
+    let waits = waiting(&http, &record).await?.waits;
+    reply::json(StatusCode::OK, &Shown::new(&record, waits.as_ref().and_then(explain::word)))
+}
+
+/// The delivery that a segment of a path names.
+pub(super) async fn find(segment: &str, http: &Http) -> Result<DeliveryRecord, Problem> {
     let unknown = |why: String| Problem::new(Kind::DeliveryNotFound, why);
     let id: DeliveryId =
-        segment.parse().map_err(|_| unknown(format!("{} is no delivery_id: these are UUIDs", quoted(&segment))))?;
+        segment.parse().map_err(|_| unknown(format!("{} is no delivery_id: these are UUIDs", quoted(segment))))?;
     let record = http.api.store.delivery(id).await?;
-    let record = record.ok_or_else(|| unknown(format!("there is no delivery {id}, or its retention has passed")))?;
-    reply::json(StatusCode::OK, &Shown::from(&record))
+    record.ok_or_else(|| unknown(format!("there is no delivery {id}, or its retention has passed")))
+}
+
+/// Where it stands.
+pub(super) fn state(record: &DeliveryRecord) -> DeliveryState {
+    let last = record.attempts.last().map(|attempt| attempt.outcome);
+    DeliveryState::of(last, record.subscription_exists)
+}
+
+/// When its next attempt is due, if one is planned.
+pub(super) fn next_attempt_at(record: &DeliveryRecord) -> Option<String> {
+    let retry = record.retry.as_ref().filter(|_| state(record) == DeliveryState::Retrying);
+    retry.map(|retry| retry.next_attempt_at.to_string())
 }
 
 #[derive(Serialize)]
@@ -38,22 +57,21 @@ struct Shown<'a> {
     state: DeliveryState,
     accepted_at: String,
     next_attempt_at: Option<String>,
+    waits_for: Option<&'static str>,
     attempts: Vec<Attempt<'a>>,
 }
 
-impl<'a> From<&'a DeliveryRecord> for Shown<'a> {
-    fn from(record: &'a DeliveryRecord) -> Self {
-        let last = record.attempts.last().map(|attempt| attempt.outcome);
-        let state = DeliveryState::of(last, record.subscription_exists);
-        let next = record.retry.as_ref().filter(|_| state == DeliveryState::Retrying);
+impl<'a> Shown<'a> {
+    fn new(record: &'a DeliveryRecord, waits_for: Option<&'static str>) -> Self {
         Self {
             delivery_id: record.id,
             subscription_id: record.subscription_id,
             event_type: record.event_type.as_deref(),
             event_id: record.event_id,
-            state,
+            state: state(record),
             accepted_at: record.id.accepted_at().to_string(),
-            next_attempt_at: next.map(|retry| retry.next_attempt_at.to_string()),
+            next_attempt_at: next_attempt_at(record),
+            waits_for,
             attempts: record.attempts.iter().map(Attempt::from).collect(),
         }
     }
@@ -141,27 +159,27 @@ mod tests {
 
     #[test]
     fn a_delivery_that_is_retried_shows_its_attempts_and_the_next() {
-        let shown = json!(Shown::from(&record()));
+        let shown = json!(Shown::new(&record(), Some("retry")));
         assert_matches("DeliveryStatus", &shown);
         assert_eq!(shown["state"], "retrying");
         assert_eq!(shown["accepted_at"], "2023-11-14T22:13:20.000Z");
         assert_eq!(shown["next_attempt_at"], "2023-11-14T22:13:30.000Z");
-        assert_eq!(shown["event_type"], json!(null));
+        assert_eq!((&shown["event_type"], &shown["waits_for"]), (&json!(null), &json!("retry")));
         assert_eq!(shown["attempts"][0]["outcome"], "Failed Attempt");
         assert_eq!(shown["attempts"][0]["response_body"], json!(null));
     }
 
     #[test]
     fn a_delivery_names_the_event_that_it_came_from() {
-        assert_eq!(json!(Shown::from(&record()))["event_id"], json!(null));
-        let shown = json!(Shown::from(&DeliveryRecord { event_id: Some(EventId(Uuid::nil())), ..record() }));
+        assert_eq!(json!(Shown::new(&record(), Some("retry")))["event_id"], json!(null));
+        let shown = json!(Shown::new(&DeliveryRecord { event_id: Some(EventId(Uuid::nil())), ..record() }, None));
         assert_matches("DeliveryStatus", &shown);
         assert_eq!(shown["event_id"], "00000000-0000-0000-0000-000000000000");
     }
 
     #[test]
     fn a_cancelled_delivery_shows_no_next_attempt() {
-        let shown = json!(Shown::from(&DeliveryRecord { subscription_exists: false, ..record() }));
+        let shown = json!(Shown::new(&DeliveryRecord { subscription_exists: false, ..record() }, None));
         assert_eq!(shown["state"], "cancelled");
         assert_eq!(shown["next_attempt_at"], json!(null));
     }

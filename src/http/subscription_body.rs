@@ -1,5 +1,5 @@
-//! Reads the bodies of `POST /subscriptions` and `PUT /subscriptions/{id}`, and says all that is wrong with them at
-//! once. What is found is quoted only where it can be no secret: of a secret, its length.
+//! Reads the bodies of `POST /subscriptions` and of `PUT` and `PATCH /subscriptions/{id}`, and says all that is wrong with
+//! them at once. What is found is quoted only where it can be no secret: of a secret, its length.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,9 @@ use secrecy::SecretString;
 use serde_json::{Map, Value};
 
 use super::problem::{FieldError, Kind, Problem, quoted, shortened};
+use super::settings_body::{self, SettingsBody};
 use super::tenant;
-use crate::delivery::{DEFAULT_TENANT, EventTypePattern, Settings};
+use crate::delivery::{DEFAULT_TENANT, EventTypePattern, Settings, Subscription};
 use crate::outbound::guard::TargetRefused;
 use crate::store::{NewSubscription, SubscriptionChange};
 
@@ -20,6 +21,9 @@ const MAX_SECRET_CHARS: usize = 256;
 pub(super) const MAX_EVENT_TYPES: usize = 100;
 
 const FIELDS: &str = "one of target_url, event_type, secret, tenant";
+/// People send back what they were shown.
+const HEADER_NAMES: &str = "headers, with their names and values; header_names only shows which there are";
+const BODY_EXPECTED: &str = "an object like {\"target_url\": \"https://…\"}";
 const URL_EXPECTED: &str = "an absolute http or https URL of up to 2048 characters";
 const EVENT_TYPE_EXPECTED: &str = "an array of strings like [\"order.created\", \"order.*\"]; empty means every event";
 const SECRET_EXPECTED: &str = "a string of 1 to 256 characters, or null for none";
@@ -35,6 +39,7 @@ struct Fields {
     event_types: Option<Vec<EventTypePattern>>,
     secret: Option<Option<SecretString>>,
     tenant: Option<String>,
+    settings: SettingsBody,
 }
 
 /// A new subscription.
@@ -49,47 +54,89 @@ pub(super) fn new_subscription(body: &[u8], check_url: CheckUrl<'_>) -> Result<N
         target_url: fields.target_url.unwrap_or_default(),
         event_types: fields.event_types.unwrap_or_default(),
         secret: fields.secret.flatten(),
-        settings: Settings::default(),
+        settings: fields.settings.over(&Settings::default()),
     })
 }
 
-/// A change of a subscription. Whatever it is, it also enables the subscription again: its owner has looked at it.
-pub(super) fn change(body: &[u8], check_url: CheckUrl<'_>) -> Result<SubscriptionChange, Problem> {
-    let (fields, mut errors) = fields(body, check_url)?;
-    if let Some(tenant) = fields.tenant {
+/// What a `PUT` makes of a subscription: settings that it does not name go back to their defaults, other fields that it
+/// does not name stay. Whatever it says, it also enables the subscription again: its owner has looked at it.
+pub(super) fn replacement(body: &[u8], check_url: CheckUrl<'_>) -> Result<SubscriptionChange, Problem> {
+    let Fields { target_url, event_types, secret, settings, .. } = changes(body, check_url)?;
+    Ok(SubscriptionChange {
+        target_url,
+        event_types,
+        secret,
+        settings: Some(settings.over(&Settings::default())),
+        disabled: Some(None),
+        detail: Some("enabled by an update".to_owned()),
+        ..SubscriptionChange::default()
+    })
+}
+
+/// What a `PATCH` names, and nothing else.
+#[derive(Debug)]
+pub(super) struct Patch(Fields);
+
+impl Patch {
+    pub fn read(body: &[u8], check_url: CheckUrl<'_>) -> Result<Self, Problem> {
+        changes(body, check_url).map(Self)
+    }
+
+    /// The change of a subscription that is like this, and only while it is: the settings are written as a whole, with
+    /// those that are not named as they were.
+    pub fn of(&self, current: &Subscription) -> SubscriptionChange {
+        let Fields { target_url, event_types, secret, settings, .. } = &self.0;
+        SubscriptionChange {
+            target_url: target_url.clone(),
+            event_types: event_types.clone(),
+            secret: secret.clone(),
+            settings: Some(settings.clone().over(&current.settings)),
+            only_version: Some(current.version),
+            ..SubscriptionChange::default()
+        }
+    }
+}
+
+fn changes(body: &[u8], check_url: CheckUrl<'_>) -> Result<Fields, Problem> {
+    let (mut fields, mut errors) = fields(body, check_url)?;
+    if let Some(tenant) = fields.tenant.take() {
         errors.push(FieldError::new("tenant", quoted(&tenant), TENANT_KEPT));
     }
     refuse_if_any(errors)?;
-    let Fields { target_url, event_types, secret, .. } = fields;
-    Ok(SubscriptionChange { target_url, event_types, secret, disabled: Some(None), ..SubscriptionChange::default() })
+    Ok(fields)
 }
 
-fn refuse_if_any(errors: Vec<FieldError>) -> Result<(), Problem> {
+pub(super) fn refuse_if_any(errors: Vec<FieldError>) -> Result<(), Problem> {
     if errors.is_empty() { Ok(()) } else { Err(Problem::with_errors(Kind::InvalidField, errors)) }
 }
 
 fn fields(body: &[u8], check_url: CheckUrl<'_>) -> Result<(Fields, Vec<FieldError>), Problem> {
     let (mut fields, mut errors) = (Fields::default(), Vec::new());
-    for (name, value) in object(body)? {
+    for (name, value) in object(body, BODY_EXPECTED)? {
         match &*name {
             "target_url" => fields.target_url = kept(target_url(&value, check_url), &mut errors),
             "event_type" => fields.event_types = kept(event_types(&value), &mut errors),
             "secret" => fields.secret = kept(secret(value).map_err(|error| vec![error]), &mut errors),
             "tenant" => fields.tenant = kept(tenant_name(&value).map_err(|error| vec![error]), &mut errors),
+            "header_names" => errors.push(FieldError::new(name, "a field that is only shown", HEADER_NAMES)),
+            name if fields.settings.take(name, &value, &mut errors) => {}
             // A mistyped name may carry a secret: its value is not shown.
-            _ => errors.push(FieldError::new(shortened(&name), "a field that does not exist", FIELDS)),
+            name => {
+                let expected = format!("{FIELDS}, {}", settings_body::FIELDS);
+                errors.push(FieldError::new(shortened(name), "a field that does not exist", expected));
+            }
         }
     }
     Ok((fields, errors))
 }
 
-fn object(body: &[u8]) -> Result<Map<String, Value>, Problem> {
+/// A body that has to be an object.
+pub(super) fn object(body: &[u8], example: &'static str) -> Result<Map<String, Value>, Problem> {
     match serde_json::from_slice(body) {
         Ok(Value::Object(fields)) => Ok(fields),
-        Ok(other) => Err(Problem::with_errors(
-            Kind::InvalidField,
-            vec![FieldError::new("body", kind_of(&other), "an object like {\"target_url\": \"https://…\"}")],
-        )),
+        Ok(other) => {
+            Err(Problem::with_errors(Kind::InvalidField, vec![FieldError::new("body", kind_of(&other), example)]))
+        }
         Err(error) => Err(Problem::new(Kind::InvalidJson, format!("not JSON: {error}"))),
     }
 }
@@ -158,7 +205,8 @@ fn tenant_name(value: &Value) -> Result<String, FieldError> {
     Ok(name.clone())
 }
 
-fn kind_of(value: &Value) -> String {
+/// What it is, without what it says.
+pub(super) fn kind_of(value: &Value) -> String {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
@@ -176,6 +224,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::delivery::{DisabledReason, Order};
+    use crate::http::subscription_shown::tests::subscription;
+
+    fn patch(body: &str) -> Patch {
+        Patch::read(body.as_bytes(), &|url| Ok(url.to_owned())).unwrap()
+    }
 
     fn create(body: &Value) -> Result<NewSubscription, Problem> {
         new_subscription(body.to_string().as_bytes(), &|url| match url {
@@ -240,9 +294,12 @@ mod tests {
 
     #[test]
     fn a_subscription_keeps_its_tenant() {
-        let refused = super::change(br#"{"tenant":"acme","secret":1}"#, &|url| Ok(url.to_owned())).unwrap_err();
-        let said = format!("{refused:?}");
-        assert!(said.contains("the one it was created with") && said.contains("secret"), "{said}");
+        let accept = |url: &str| Ok(url.to_owned());
+        let body = br#"{"tenant":"acme","secret":1}"#;
+        for refused in [replacement(body, &accept).unwrap_err(), Patch::read(body, &accept).unwrap_err()] {
+            let said = format!("{refused:?}");
+            assert!(said.contains("the one it was created with") && said.contains("secret"), "{said}");
+        }
     }
 
     #[test]
@@ -272,9 +329,41 @@ mod tests {
     }
 
     #[test]
-    fn a_change_leaves_what_is_absent_and_enables() {
+    fn settings_stand_beside_the_other_fields() {
+        let body = json!({"target_url": "https://a.example/", "max_concurrency": 4, "order": "fifo"});
+        let settings = create(&body).unwrap().settings;
+        assert_eq!((settings.max_concurrency, settings.order), (Some(4), Some(Order::Fifo)));
+        let body = json!({"target_url": 1, "max_concurrency": 0, "rate_limit": {"per_second": 0}, "colour": "red"});
+        let said = format!("{:?}", create(&body).unwrap_err());
+        let named = ["target_url", "max_concurrency", "rate_limit.per_second", "colour", "disable_after_s"];
+        assert!(named.iter().all(|field| said.contains(field)), "{said}");
+        assert!(refusal("header_names", json!(["x-a"])).contains("names and values"));
+    }
+
+    #[test]
+    fn a_patch_keeps_the_settings_that_it_does_not_name_and_the_state() {
+        let settings = Settings { max_concurrency: Some(4), order: Some(Order::Fifo), ..Settings::default() };
+        let disabled = Some(DisabledReason::ByHand);
+        let current = Subscription { settings: settings.into(), disabled, version: 7, ..subscription() };
+        let change = patch(r#"{"order":null,"secret":null}"#).of(&current);
+        let kept = Settings { max_concurrency: Some(4), ..Settings::default() };
+        assert_eq!((change.settings, change.only_version), (Some(kept), Some(7)));
+        assert!(change.disabled.is_none() && change.target_url.is_none());
+        assert!(matches!(change.secret, Some(None)), "the secret goes");
+        assert_eq!(patch("{}").of(&current).settings.as_ref(), Some(&*current.settings));
+    }
+
+    #[test]
+    fn a_replacement_sets_back_the_settings_that_it_does_not_name() {
+        let put = replacement(br#"{"max_backlog":10}"#, &|url| Ok(url.to_owned())).unwrap();
+        assert_eq!(put.settings, Some(Settings { max_backlog: Some(10), ..Settings::default() }));
+        assert_eq!((put.disabled, put.only_version), (Some(None), None));
+    }
+
+    #[test]
+    fn a_replacement_leaves_other_fields_that_are_absent_and_enables() {
         let accept = |url: &str| Ok(url.to_owned());
-        let change = |body: &str| super::change(body.as_bytes(), &accept).unwrap();
+        let change = |body: &str| replacement(body.as_bytes(), &accept).unwrap();
         let seeds = change(r#"{"target_url":"https://b.example/","event_type":["order.updated"]}"#);
         assert!(seeds.secret.is_none(), "the secret stays");
         assert_eq!(seeds.disabled, Some(None));

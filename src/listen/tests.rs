@@ -4,6 +4,7 @@ use super::*;
 use crate::delivery::{AttemptResult, Delivery, DeliveryId, SubscriptionId};
 use crate::outbound::client::{AttemptClient, AttemptRequest, Target};
 use crate::outbound::guard::TargetPolicy;
+use crate::outbound::options::RequestOptions;
 
 #[derive(Parser)]
 #[command(args_override_self = true)]
@@ -64,8 +65,9 @@ async fn deliver(addr: SocketAddr, secret: Option<&str>, number: u32) -> Attempt
         payload: SAMPLE_EVENT.into(),
     };
     let started_at = Clock::start().wall();
-    let request = AttemptRequest { target: &target, keys: keys.as_ref(), delivery, number, started_at, timeout };
-    AttemptClient::new(policy, timeout).unwrap().attempt(request).await
+    let (keys, options) = (keys.as_ref(), &RequestOptions::default());
+    let request = AttemptRequest { target: &target, keys, options, delivery, number, started_at, timeout };
+    AttemptClient::new(policy, timeout).attempt(request).await
 }
 
 #[tokio::test]

@@ -3,13 +3,7 @@
 use prometheus_client::metrics::counter::Counter;
 
 use super::Counters;
-use crate::delivery::AttemptResult;
-
-/// How `src/outbound/failure.rs` begins when the attempt's deadline passed, or the network's own.
-const TIMED_OUT: [&str; 2] = ["timed out", "the network gave up"];
-/// What it says when there was no connection to send anything over.
-const NOT_CONNECTED: [&str; 5] =
-    ["connection refused", "could not connect", "could not be resolved", "there is no route", "TLS with"];
+use crate::delivery::{AttemptClass, AttemptResult};
 
 /// A counter for each.
 #[derive(Debug)]
@@ -37,13 +31,12 @@ impl Attempts {
 
     /// The one to which this result adds.
     pub fn of(&self, result: &AttemptResult) -> &Counter {
-        let error = result.error_details.as_deref().unwrap_or_default();
-        match result.http_status {
+        match (result.class, result.http_status) {
             _ if result.succeeded() => &self.success,
-            Some(400..=499) => &self.http_4xx,
-            Some(500..=599) => &self.http_5xx,
-            _ if TIMED_OUT.iter().any(|words| error.starts_with(words)) => &self.timeout,
-            None if NOT_CONNECTED.iter().any(|words| error.contains(words)) => &self.connect,
+            (_, Some(400..=499)) => &self.http_4xx,
+            (_, Some(500..=599)) => &self.http_5xx,
+            (AttemptClass::Timeout, _) => &self.timeout,
+            (AttemptClass::Resolve | AttemptClass::Connect | AttemptClass::Tls, _) => &self.connect,
             _ => &self.other,
         }
     }

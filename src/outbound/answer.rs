@@ -2,9 +2,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::StatusCode;
 use http::header::{HeaderMap, RETRY_AFTER};
+use http::{Method, StatusCode};
 
+use super::failure::Phase;
 use crate::delivery::Timestamp;
 
 /// Most of an answer's body that is read. Reading it to its end keeps the connection for the next delivery; a longer
@@ -31,6 +32,11 @@ impl Answer {
         }
     }
 
+    /// How far the attempt has come.
+    pub fn phase(&self) -> Phase {
+        if self.status.is_some() { Phase::Reading } else { Phase::Waiting }
+    }
+
     /// Takes in a piece of the body; whether to go on reading.
     pub fn body(&mut self, piece: &[u8]) -> bool {
         let wanted = (MAX_KEPT_BYTES - self.start.len()).min(piece.len());
@@ -45,7 +51,7 @@ impl Answer {
     }
 
     /// What is wrong with the answer; `None` when the delivery was received.
-    pub fn verdict(&self) -> Option<String> {
+    pub fn verdict(&self, method: &Method) -> Option<String> {
         let status = self.status.filter(|status| !status.is_success())?;
         let (code, reason) = (status.as_u16(), status.canonical_reason().unwrap_or_default());
         let answered = format!("answered {code} {reason}").trim_end().to_owned();
@@ -57,7 +63,7 @@ impl Answer {
                 format!("{answered}: the receiver refused it; check that both sides have the same secret")
             }
             StatusCode::NOT_FOUND => format!("{answered}: nothing is at this URL; check target_url"),
-            StatusCode::METHOD_NOT_ALLOWED => format!("{answered}: the receiver takes no POST at this URL"),
+            StatusCode::METHOD_NOT_ALLOWED => format!("{answered}: the receiver takes no {method} at this URL"),
             _ => answered,
         })
     }
@@ -159,11 +165,11 @@ mod tests {
             (599, Some("answered 599")),
         ] {
             let answer = Answer { status: StatusCode::from_u16(status).ok(), ..Answer::default() };
-            assert_eq!(answer.verdict().as_deref(), expected);
+            assert_eq!(answer.verdict(&Method::POST).as_deref(), expected);
         }
         for status in [301, 302, 303, 304, 307, 308] {
             let answer = Answer { status: StatusCode::from_u16(status).ok(), ..Answer::default() };
-            assert!(answer.verdict().unwrap().contains("redirects are not followed"), "{status}");
+            assert!(answer.verdict(&Method::POST).unwrap().contains("redirects are not followed"), "{status}");
         }
     }
 }

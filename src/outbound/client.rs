@@ -4,34 +4,36 @@
 //! decompression. When to attempt again is the delivery machine's business.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
-use reqwest::redirect::Policy;
-use reqwest::{Client, Method, Request};
+use bytes::Bytes;
+use http::Request;
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use rustls::ClientConfig;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::Answer;
-use super::failure::{self, Phase};
+use super::connect::Connector;
+use super::connection::Connection;
+use super::failure::{Failure, Phase};
 use super::guard::TargetPolicy;
-use super::resolver::{GuardedResolver, Lookup, SystemDns};
+use super::options::RequestOptions;
+use super::pool::Pool;
+use super::resolver::{Dns, Lookup};
 use super::signing::{SigningKeys, seconds};
 use super::target::Endpoint;
 use super::tls;
-use crate::delivery::{AttemptResult, Delivery, Timestamp};
+use crate::delivery::{AttemptClass, AttemptResult, Delivery, Timestamp};
 
 pub use super::target::Target;
 
 /// Deadline of a connection, TLS included: a receiver that cannot be reached in this time is down, and the attempt's
 /// place is wanted.
 const MAX_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most idle connections kept to one host. Many subscriptions may share a host, and a connection that is closed and
-/// opened again for each attempt costs more than the attempt.
-const MAX_IDLE_PER_HOST: usize = 256;
-/// Idle connections are closed before most servers and middleboxes close them: a delivery sent into a connection that
-/// is being closed fails for no fault of the receiver.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
@@ -39,9 +41,10 @@ const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature
 const HUB_SIGNATURE: HeaderName = HeaderName::from_static("x-hub-signature-256");
 const EVENT_TYPE: HeaderName = HeaderName::from_static("x-event-type");
 const ATTEMPT: HeaderName = HeaderName::from_static("x-hookpost-attempt");
+const ANYTHING: HeaderValue = HeaderValue::from_static("*/*");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("Hookpost/", env!("CARGO_PKG_VERSION")));
-/// Room for all of the above and those that the client adds, so that the map never grows.
+/// Room for all of these, `host` and the length, so that the map never grows.
 const HEADERS: usize = 12;
 
 /// One attempt to be made.
@@ -51,6 +54,8 @@ pub struct AttemptRequest<'a> {
     pub target: &'a Target,
     /// Signs it, when the subscription has a secret.
     pub keys: Option<&'a SigningKeys>,
+    /// How it is sent.
+    pub options: &'a RequestOptions,
     /// What is sent.
     pub delivery: Delivery,
     /// 1 for the first.
@@ -63,61 +68,48 @@ pub struct AttemptRequest<'a> {
 
 /// Sends attempts. Cheap to clone.
 #[derive(Clone)]
-pub struct AttemptClient {
-    client: Client,
+pub struct AttemptClient(Arc<Client>);
+
+struct Client {
     policy: Arc<TargetPolicy>,
-    connect_timeout: Duration,
+    connector: Connector,
+    idle: Pool<Box<Connection>>,
 }
 
-/// The HTTP client's own goes on for pages.
 impl fmt::Debug for AttemptClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AttemptClient").field("policy", &self.policy).finish_non_exhaustive()
+        f.debug_struct("AttemptClient").field("policy", &self.0.policy).finish_non_exhaustive()
     }
 }
 
 impl AttemptClient {
-    /// A client that connects only where the policy allows.
-    ///
-    /// # Errors
-    /// When the HTTP client cannot be set up; nothing of the network is touched yet.
-    pub fn new(policy: Arc<TargetPolicy>, timeout: Duration) -> Result<Self, reqwest::Error> {
-        Self::with_lookup(policy, timeout, SystemDns::default())
+    /// A client that connects only where the policy allows. Nothing of the network is touched yet.
+    pub fn new(policy: Arc<TargetPolicy>, timeout: Duration) -> Self {
+        Self::asking(policy, timeout, &[])
     }
 
-    pub(super) fn with_lookup(
-        policy: Arc<TargetPolicy>,
-        timeout: Duration,
-        lookup: impl Lookup,
-    ) -> Result<Self, reqwest::Error> {
-        let connect_timeout = timeout.min(MAX_CONNECT_TIMEOUT);
-        let client = Client::builder()
-            .dns_resolver(Arc::new(GuardedResolver::new(policy.clone(), lookup)))
-            .tls_backend_preconfigured(tls::config())
-            // Each of these would go where the guard has not looked, or send what the log does not show.
-            .redirect(Policy::none())
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .referer(false)
-            .http1_only()
-            .tcp_nodelay(true)
-            .connect_timeout(connect_timeout)
-            .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .build()?;
-        Ok(Self { client, policy, connect_timeout })
+    /// The same, with these name servers for the system's; none means the system's.
+    pub fn asking(policy: Arc<TargetPolicy>, timeout: Duration, name_servers: &[SocketAddr]) -> Self {
+        Self::with(policy, timeout, Dns::asking(name_servers), tls::config())
+    }
+
+    fn with(policy: Arc<TargetPolicy>, timeout: Duration, lookup: impl Lookup, tls: ClientConfig) -> Self {
+        let connector = Connector::new(policy.clone(), lookup, tls, timeout.min(MAX_CONNECT_TIMEOUT));
+        Self(Arc::new(Client { policy, connector, idle: Pool::default() }))
     }
 
     /// Makes one attempt. Whatever happens is a result; it ends by the request's timeout.
     pub async fn attempt(&self, request: AttemptRequest<'_>) -> AttemptResult {
         let began = Instant::now();
-        let (started_at, timeout) = (request.started_at, request.timeout);
+        let (started_at, timeout, target, options) =
+            (request.started_at, request.timeout, request.target, request.options);
         let mut answer = Answer::default();
-        let error_details = match timeout_at(began + timeout, self.exchange(request, &mut answer)).await {
-            Ok(Ok(())) => answer.verdict(),
-            // A status that says no is told, however its body ended.
-            Ok(Err(failure)) => Some(answer.verdict().unwrap_or(failure)),
-            Err(_) => Some(answer.verdict().unwrap_or_else(|| failure::timed_out(timeout, phase(&answer)))),
+        let ended = timeout_at(began + timeout, self.0.exchange(request, began, &mut answer)).await;
+        let failure = ended.unwrap_or_else(|_| Err(Failure::Timeout(timeout, answer.phase()))).err();
+        // A status that says no is told, however its body ended.
+        let (class, error_details) = match (answer.verdict(&options.method), failure) {
+            (None, Some(failure)) => (failure.class(), Some(failure.describe(target.authority()))),
+            (verdict, _) => (AttemptClass::Answered, verdict),
         };
         AttemptResult {
             started_at,
@@ -125,30 +117,51 @@ impl AttemptClient {
             http_status: answer.status.map(|status| status.as_u16()),
             retry_after: answer.retry_after,
             error_details,
+            class,
             response_body: answer.text(),
         }
     }
+}
 
+impl Client {
     /// Sends the request and reads the answer into `answer`, which holds what has come when this fails or is cut off.
-    async fn exchange(&self, request: AttemptRequest<'_>, answer: &mut Answer) -> Result<(), String> {
-        let endpoint = request.target.0.as_ref().map_err(|refused| format!("refused: {refused}"))?;
-        self.policy.check_literal(endpoint).map_err(|refused| format!("refused: {refused}"))?;
-        let started_at = request.started_at;
-        let sent = self.client.execute(to_http(request, endpoint)).await;
-        let received = match sent {
-            Ok(response) => {
-                answer.head(response.status(), response.headers(), started_at);
-                read_body(response, answer).await
-            }
-            Err(error) => Err(error),
+    async fn exchange(&self, request: AttemptRequest<'_>, now: Instant, answer: &mut Answer) -> Result<(), Failure> {
+        let endpoint = request.target.0.as_ref().map_err(Clone::clone)?;
+        self.policy.check_literal(endpoint)?;
+        let mut connection = match self.reuse(endpoint, now) {
+            Some(connection) => connection,
+            None => self.connector.connect(endpoint).await?,
         };
-        received.map_err(|error| failure::describe(&error, endpoint, self.connect_timeout, phase(answer)))
+        let started_at = request.started_at;
+        let response = match connection.send(to_http(request, endpoint)).await {
+            Some(Ok(response)) => response,
+            Some(Err(error)) => return Err(Failure::of_hyper(&error, Phase::Waiting)),
+            None => return Err(Failure::Closed(Phase::Waiting)),
+        };
+        answer.head(response.status(), response.headers(), started_at);
+        read_body(&mut connection, response.into_body(), answer).await?;
+        // One whose answer has not ended is closed here.
+        if connection.is_reusable() {
+            self.idle.put(&endpoint.origin, connection, Instant::now());
+        }
+        Ok(())
+    }
+
+    /// A connection that is still open: the receiver may have closed it while it was idle.
+    fn reuse(&self, endpoint: &Endpoint, now: Instant) -> Option<Box<Connection>> {
+        loop {
+            let mut connection = self.idle.take(&endpoint.origin, now)?;
+            if connection.is_reusable() {
+                return Some(connection);
+            }
+        }
     }
 }
 
-/// Reads up to the cap. Dropping a response that has not ended closes its connection.
-async fn read_body(mut response: reqwest::Response, answer: &mut Answer) -> Result<(), reqwest::Error> {
-    while let Some(piece) = response.chunk().await? {
+/// Reads up to the cap.
+async fn read_body(connection: &mut Connection, mut body: Incoming, answer: &mut Answer) -> Result<(), Failure> {
+    while let Some(piece) = connection.next_piece(&mut body).await {
+        let piece = piece.map_err(|error| Failure::of_hyper(&error, Phase::Reading))?;
         if !answer.body(&piece) {
             break;
         }
@@ -156,25 +169,28 @@ async fn read_body(mut response: reqwest::Response, answer: &mut Answer) -> Resu
     Ok(())
 }
 
-fn phase(answer: &Answer) -> Phase {
-    if answer.status.is_some() { Phase::Reading } else { Phase::Waiting }
-}
-
-fn to_http(attempt: AttemptRequest<'_>, endpoint: &Endpoint) -> Request {
-    let mut request = Request::new(Method::POST, endpoint.url.clone());
-    *request.headers_mut() = headers(&attempt);
-    *request.body_mut() = Some(attempt.delivery.payload.into());
+fn to_http(attempt: AttemptRequest<'_>, endpoint: &Endpoint) -> Request<Full<Bytes>> {
+    let headers = headers(&attempt, endpoint);
+    let mut request = Request::new(Full::new(attempt.delivery.payload));
+    *request.method_mut() = attempt.options.method.clone();
+    *request.uri_mut() = endpoint.uri.clone();
+    *request.headers_mut() = headers;
     request
 }
 
-fn headers(attempt: &AttemptRequest<'_>) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(HEADERS);
+fn headers(attempt: &AttemptRequest<'_>, endpoint: &Endpoint) -> HeaderMap {
+    let custom = &attempt.options.headers;
+    let mut headers = HeaderMap::with_capacity(HEADERS + custom.len());
     headers.insert(CONTENT_TYPE, JSON);
     headers.insert(USER_AGENT, AGENT);
+    headers.insert(ACCEPT, ANYTHING);
+    // Those above may be replaced, those below not.
+    headers.extend(custom.clone());
+    headers.insert(HOST, endpoint.host_header.clone());
     headers.insert(ATTEMPT, attempt.number.into());
-    if let Some(event_type) = attempt.delivery.event_type.as_deref() {
-        // Event types are checked when they are accepted; one that no header can hold cannot get here.
-        headers.extend(HeaderValue::from_str(event_type).ok().map(|value| (EVENT_TYPE, value)));
+    // Event types are checked when they are accepted; one that no header can hold cannot get here.
+    if let Some(Ok(event_type)) = attempt.delivery.event_type.as_deref().map(HeaderValue::from_str) {
+        headers.insert(EVENT_TYPE, event_type);
     }
     let mut buffer = uuid::Uuid::encode_buffer();
     let id: &str = attempt.delivery.id.0.as_hyphenated().encode_lower(&mut buffer);
@@ -197,3 +213,7 @@ fn text(ours: String) -> HeaderValue {
 #[cfg(test)]
 #[path = "client_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod wire_tests;

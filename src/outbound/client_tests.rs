@@ -10,15 +10,15 @@ use super::*;
 use crate::delivery::{DeliveryId, SubscriptionId};
 
 /// Long enough for anything on loopback, whatever else the machine does.
-const AMPLE: Duration = Duration::from_secs(10);
+pub(super) const AMPLE: Duration = Duration::from_secs(10);
 /// For attempts that must time out.
-const TINY: Duration = Duration::from_millis(150);
+pub(super) const TINY: Duration = Duration::from_millis(150);
 
-const STARTED_AT: Timestamp = Timestamp(1_700_000_000_999);
+pub(super) const STARTED_AT: Timestamp = Timestamp(1_700_000_000_999);
 const BODY: &[u8] = b"{ \"n\": 1e400,\r\n \"x\":\"\xc3\xa9\" }";
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+pub(super) const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
-fn loopback() -> Arc<TargetPolicy> {
+pub(super) fn loopback() -> Arc<TargetPolicy> {
     Arc::new(TargetPolicy::new(vec!["127.0.0.0/8".parse().unwrap()]))
 }
 
@@ -26,7 +26,7 @@ fn public_only() -> Arc<TargetPolicy> {
     Arc::new(TargetPolicy::default())
 }
 
-fn delivery() -> Delivery {
+pub(super) fn delivery() -> Delivery {
     Delivery {
         ordering_key: None,
         event_id: None,
@@ -37,11 +37,12 @@ fn delivery() -> Delivery {
     }
 }
 
-async fn attempt_with(client: &AttemptClient, url: &str, timeout: Duration) -> AttemptResult {
+pub(super) async fn attempt_with(client: &AttemptClient, url: &str, timeout: Duration) -> AttemptResult {
     let target = Target::new(url);
     let request = AttemptRequest {
         target: &target,
         keys: None,
+        options: &RequestOptions::default(),
         delivery: delivery(),
         number: 3,
         started_at: STARTED_AT,
@@ -51,16 +52,16 @@ async fn attempt_with(client: &AttemptClient, url: &str, timeout: Duration) -> A
 }
 
 async fn attempt(url: &str, timeout: Duration) -> AttemptResult {
-    attempt_with(&AttemptClient::new(loopback(), AMPLE).unwrap(), url, timeout).await
+    attempt_with(&AttemptClient::new(loopback(), AMPLE), url, timeout).await
 }
 
 /// An attempt at a receiver that behaves so.
-async fn attempt_at(behaviour: Behaviour, timeout: Duration) -> (AttemptResult, Receiver) {
+pub(super) async fn attempt_at(behaviour: Behaviour, timeout: Duration) -> (AttemptResult, Receiver) {
     let receiver = Receiver::start(behaviour).await;
     (attempt(&receiver.url(), timeout).await, receiver)
 }
 
-fn error(result: &AttemptResult) -> &str {
+pub(super) fn error(result: &AttemptResult) -> &str {
     assert!(!result.succeeded());
     let text = result.error_details.as_deref().unwrap();
     assert!(!text.contains("hunter2") && !text.contains("/hooks"), "the URL leaked: {text}");
@@ -99,12 +100,13 @@ async fn a_delivery_with_a_secret_carries_both_signatures() {
     let request = AttemptRequest {
         target: &target,
         keys: Some(&keys),
+        options: &RequestOptions::default(),
         delivery: delivery(),
         number: 1,
         started_at: STARTED_AT,
         timeout: AMPLE,
     };
-    assert!(AttemptClient::new(loopback(), AMPLE).unwrap().attempt(request).await.succeeded());
+    assert!(AttemptClient::new(loopback(), AMPLE).attempt(request).await.succeeded());
     let got = receiver.request().await;
     assert!(keys.verify_hub_signature(&got.body, got.header("x-hub-signature-256").unwrap()));
     let signed = (got.header("webhook-id").unwrap(), got.header("webhook-timestamp").unwrap());
@@ -116,7 +118,7 @@ async fn a_delivery_with_a_secret_carries_both_signatures() {
 #[tokio::test]
 async fn the_answers_body_is_kept_and_the_connection_used_again() {
     let mut receiver = Receiver::start(Behaviour::answer("201 Created", &[], "thanks")).await;
-    let client = AttemptClient::new(loopback(), AMPLE).unwrap();
+    let client = AttemptClient::new(loopback(), AMPLE);
     for _ in 0..3 {
         let result = attempt_with(&client, &receiver.url(), AMPLE).await;
         assert!(result.succeeded());
@@ -129,6 +131,7 @@ async fn the_answers_body_is_kept_and_the_connection_used_again() {
 async fn a_5xx_is_a_failure_that_says_what_was_answered() {
     let (result, _) = attempt_at(Behaviour::answer("500 Oops", &["retry-after: 9"], "no database"), AMPLE).await;
     assert_eq!(error(&result), "answered 500 Internal Server Error");
+    assert_eq!(result.class, AttemptClass::Answered);
     assert_eq!((result.http_status, result.retry_after), (Some(500), None));
     assert_eq!(result.response_body.as_deref(), Some("no database"));
 }
@@ -159,14 +162,14 @@ async fn a_refused_connection_says_where_nothing_listens() {
     let addr = Canary::start().addr();
     let result = attempt(&format!("http://{addr}/hooks?token=hunter2"), AMPLE).await;
     assert_eq!(error(&result), format!("connection refused: nothing listens at {addr}"));
-    assert_eq!(result.http_status, None);
+    assert_eq!((result.class, result.http_status), (AttemptClass::Connect, None));
 }
 
 #[tokio::test]
 async fn a_receiver_that_never_answers_is_cut_off_at_the_deadline() {
     let (result, _) = attempt_at(Behaviour::Hang, TINY).await;
     assert_eq!(error(&result), "timed out after 150 ms before an answer came");
-    assert!(result.duration >= TINY);
+    assert!(result.class == AttemptClass::Timeout && result.duration >= TINY);
 }
 
 #[tokio::test]
@@ -201,17 +204,20 @@ async fn a_compressed_answer_is_neither_asked_for_nor_unpacked() {
 async fn a_broken_connection_is_a_failure_that_says_when_it_broke() {
     let (result, receiver) = attempt_at(Behaviour::Reset(""), AMPLE).await;
     assert_eq!(error(&result), format!("{} reset the connection before an answer came", receiver.addr));
+    assert_eq!(result.class, AttemptClass::Reset);
     let (result, receiver) = attempt_at(Behaviour::Close(""), AMPLE).await;
     assert_eq!(error(&result), format!("{} closed the connection before an answer came", receiver.addr));
     let (result, receiver) =
         attempt_at(Behaviour::Close("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nab"), AMPLE).await;
     assert_eq!(error(&result), format!("{} closed the connection while its answer was read", receiver.addr));
+    assert_eq!((result.class, result.http_status), (AttemptClass::Reset, Some(200)));
 }
 
 #[tokio::test]
 async fn what_is_not_http_or_not_tls_is_named() {
     let (result, receiver) = attempt_at(Behaviour::Close("220 mail.example ESMTP\r\n"), AMPLE).await;
     assert_eq!(error(&result), format!("{} answered with something that is not HTTP", receiver.addr));
+    assert_eq!(result.class, AttemptClass::NotHttp);
     // A plain-text server where TLS is expected.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -222,25 +228,27 @@ async fn what_is_not_http_or_not_tls_is_named() {
     });
     let result = attempt(&format!("https://{addr}/hooks"), AMPLE).await;
     assert!(error(&result).starts_with(&format!("TLS with {addr} failed: ")), "{}", error(&result));
+    assert_eq!(result.class, AttemptClass::Tls);
 }
 
 #[tokio::test]
 async fn the_connect_timeout_covers_the_tls_handshake() {
     // The kernel accepts; nobody ever says a word.
     let silent = Canary::start();
-    let client = AttemptClient::new(loopback(), TINY).unwrap();
+    let client = AttemptClient::new(loopback(), TINY);
     let result = attempt_with(&client, &format!("https://{}/hooks", silent.addr()), AMPLE).await;
     assert_eq!(error(&result), format!("could not connect to {} within 150 ms", silent.addr()));
+    assert_eq!(result.class, AttemptClass::Connect);
 }
 
 #[tokio::test]
 async fn a_private_target_is_refused_before_any_connection() {
-    let (canary, client) = (Canary::start(), AttemptClient::new(public_only(), AMPLE).unwrap());
+    let (canary, client) = (Canary::start(), AttemptClient::new(public_only(), AMPLE));
     let port = canary.addr().port();
     for host in ["127.0.0.1", "[::ffff:127.0.0.1]", "localhost", "a.localhost"] {
         let result = attempt_with(&client, &format!("http://{host}:{port}/hooks?token=hunter2"), AMPLE).await;
         assert!(error(&result).starts_with("refused: the "), "{host}: {}", error(&result));
-        assert_eq!(result.http_status, None);
+        assert_eq!((result.class, result.http_status), (AttemptClass::Refused, None));
         assert!(!canary.was_hit(), "{host}");
     }
 }
@@ -281,11 +289,12 @@ async fn every_connect_is_judged_by_the_answer_that_it_dials() {
     let answers =
         vec![Ok(vec![allowed, private]), Ok(vec![private]), Ok(vec![allowed]), Err(ResolveError::Unavailable)];
     let lookup = Rebinding { answers: std::sync::Mutex::new(answers) };
-    let client = AttemptClient::with_lookup(loopback(), AMPLE, lookup).unwrap();
+    let client = AttemptClient::with(loopback(), AMPLE, lookup, tls::config());
     let url = format!("http://hooks.example:{}/hooks?token=hunter2", receiver.addr.port());
 
     let result = attempt_with(&client, &url, AMPLE).await;
     assert!(error(&result).starts_with("the host name hooks.example could not be resolved"), "{}", error(&result));
+    assert_eq!(result.class, AttemptClass::Resolve);
     assert!(attempt_with(&client, &url, AMPLE).await.succeeded());
     // Its connection is gone, so that the next attempt has to resolve the name again.
     receiver.end().await;

@@ -1,12 +1,13 @@
-//! Says for people why an attempt got no answer. Never a secret, never more of the URL than host and port: the errors
-//! of the HTTP client carry the whole of it and are not shown as they are.
+//! Why an attempt got no whole answer: as a class for the machine, and in a sentence for people. Never a secret, never
+//! more of the URL than host and port.
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
+use super::guard::TargetRefused;
 use super::resolver::ResolveError;
-use super::target::Endpoint;
+use crate::delivery::AttemptClass;
 
 /// How far the attempt had come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,34 +18,107 @@ pub(super) enum Phase {
     Reading,
 }
 
-pub(super) fn timed_out(timeout: Duration, phase: Phase) -> String {
-    let (timeout_ms, doing) = (timeout.as_millis(), phase.doing());
-    format!("timed out after {timeout_ms} ms {doing}")
+/// What ended the attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The guard refuses the target; nothing was sent.
+    Refused(TargetRefused),
+    /// The host name, and why it led to no address.
+    Resolve(String, ResolveError),
+    /// There was no connection within this time.
+    ConnectTimeout(Duration),
+    /// What was wrong with it.
+    Tls(String),
+    /// The deadline of the whole attempt, this long, passed.
+    Timeout(Duration, Phase),
+    /// The receiver ended the connection.
+    Closed(Phase),
+    /// The network, or this machine; with the system's error number.
+    Io(ErrorKind, Option<i32>, Phase),
+    /// The answer was none.
+    NotHttp,
+    /// The head of the answer was longer than is read.
+    HeadTooLarge,
+    /// Nothing of the above.
+    Other(Phase),
 }
 
-/// The error's class in a sentence.
-pub(super) fn describe(error: &reqwest::Error, endpoint: &Endpoint, connect_timeout: Duration, phase: Phase) -> String {
-    let at = endpoint.authority();
-    if let Some(error) = find::<ResolveError>(error) {
-        return match error {
-            ResolveError::Refused(refused) => format!("refused: {refused}"),
-            other => format!("the host name {} could not be resolved: {other}", endpoint.host()),
-        };
+impl From<TargetRefused> for Failure {
+    fn from(refused: TargetRefused) -> Self {
+        Self::Refused(refused)
     }
-    if let Some(error) = find::<rustls::Error>(error) {
-        return format!("TLS with {at} failed: {}", describe_tls(error));
+}
+
+impl Failure {
+    pub fn of_resolve(error: ResolveError, host: &str) -> Self {
+        match error {
+            ResolveError::Refused(refused) => Self::Refused(refused),
+            other => Self::Resolve(host.to_owned(), other),
+        }
     }
-    if error.is_connect() && error.is_timeout() {
-        return format!("could not connect to {at} within {} ms", connect_timeout.as_millis());
+
+    /// rustls reports through `io::Error`.
+    pub fn of_io(error: &io::Error, phase: Phase) -> Self {
+        if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            return Self::Tls(describe_tls(error));
+        }
+        match error.kind() {
+            ErrorKind::UnexpectedEof => Self::Closed(phase),
+            // hyper's, of chunks that are none.
+            ErrorKind::InvalidData | ErrorKind::InvalidInput if error.raw_os_error().is_none() => Self::NotHttp,
+            kind => Self::Io(kind, error.raw_os_error(), phase),
+        }
     }
-    if let Some(error) = find::<io::Error>(error) {
-        return describe_io(error.kind(), error.raw_os_error(), &at, phase);
+
+    pub fn of_hyper(error: &hyper::Error, phase: Phase) -> Self {
+        if let Some(error) = error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
+            return Self::of_io(error, phase);
+        }
+        match error {
+            _ if error.is_parse_too_large() => Self::HeadTooLarge,
+            _ if error.is_parse() => Self::NotHttp,
+            // Canceled: it was closed before the request was written.
+            _ if error.is_incomplete_message() || error.is_canceled() => Self::Closed(phase),
+            _ => Self::Other(phase),
+        }
     }
-    match find::<hyper::Error>(error) {
-        Some(error) if error.is_parse() => format!("{at} answered with something that is not HTTP"),
-        Some(error) if error.is_incomplete_message() => closed(&at, phase),
-        _ if error.is_connect() => format!("could not connect to {at}"),
-        _ => format!("the connection to {at} failed {}", phase.doing()),
+
+    pub fn class(&self) -> AttemptClass {
+        match self {
+            Self::Refused(_) => AttemptClass::Refused,
+            Self::Resolve(..) => AttemptClass::Resolve,
+            Self::ConnectTimeout(_) => AttemptClass::Connect,
+            Self::Tls(_) => AttemptClass::Tls,
+            Self::Timeout(..) => AttemptClass::Timeout,
+            Self::Closed(_) | Self::Other(_) => AttemptClass::Reset,
+            Self::NotHttp | Self::HeadTooLarge => AttemptClass::NotHttp,
+            Self::Io(kind, ..) => match kind {
+                ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
+                    AttemptClass::Connect
+                }
+                ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe => {
+                    AttemptClass::Reset
+                }
+                ErrorKind::TimedOut => AttemptClass::Timeout,
+                _ => AttemptClass::Local,
+            },
+        }
+    }
+
+    /// For people; `at` is host and port.
+    pub fn describe(&self, at: &str) -> String {
+        match self {
+            Self::Refused(refused) => format!("refused: {refused}"),
+            Self::Resolve(host, error) => format!("the host name {host} could not be resolved: {error}"),
+            Self::ConnectTimeout(timeout) => format!("could not connect to {at} within {} ms", timeout.as_millis()),
+            Self::Tls(wrong) => format!("TLS with {at} failed: {wrong}"),
+            Self::Timeout(timeout, phase) => format!("timed out after {} ms {}", timeout.as_millis(), phase.doing()),
+            Self::Closed(phase) => format!("{at} closed the connection {}", phase.doing()),
+            Self::Io(kind, code, phase) => describe_io(*kind, *code, at, *phase),
+            Self::NotHttp => format!("{at} answered with something that is not HTTP"),
+            Self::HeadTooLarge => format!("{at} answered with more than 64 KiB or 100 lines of headers"),
+            Self::Other(phase) => format!("the connection to {at} failed {}", phase.doing()),
+        }
     }
 }
 
@@ -65,7 +139,6 @@ fn describe_io(kind: ErrorKind, code: Option<i32>, at: &str, phase: Phase) -> St
         ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe => {
             format!("{at} reset the connection {}", phase.doing())
         }
-        ErrorKind::UnexpectedEof => closed(at, phase),
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => format!("there is no route to {at}"),
         ErrorKind::TimedOut => format!("the network gave up on {at} {}", phase.doing()),
         // Such as no free file descriptor or port: ours, not the receiver's.
@@ -74,10 +147,6 @@ fn describe_io(kind: ErrorKind, code: Option<i32>, at: &str, phase: Phase) -> St
             None => format!("the connection to {at} failed {}: {other}", phase.doing()),
         },
     }
-}
-
-fn closed(at: &str, phase: Phase) -> String {
-    format!("{at} closed the connection {}", phase.doing())
 }
 
 impl Phase {
@@ -89,34 +158,26 @@ impl Phase {
     }
 }
 
-/// The first error of this type in the chain. An `io::Error` hides the one it wraps from `source()`.
-fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<E>() {
-            return Some(found);
-        }
-        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        next = wrapped.map(|error| error as &(dyn Error + 'static)).or_else(|| error.source());
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_error_wrapped_in_io_errors_is_found() {
-        let tls = rustls::Error::HandshakeNotComplete;
-        let wrapped = io::Error::other(io::Error::new(ErrorKind::InvalidData, tls.clone()));
-        assert_eq!(find::<rustls::Error>(&wrapped), Some(&tls));
-        assert_eq!(find::<ResolveError>(&wrapped), None);
+    fn an_error_of_tls_is_found_in_the_io_error_that_carries_it() {
+        let wrapped = io::Error::new(ErrorKind::InvalidData, rustls::Error::HandshakeNotComplete);
+        assert_eq!(Failure::of_io(&wrapped, Phase::Waiting).class(), AttemptClass::Tls);
     }
 
     #[test]
     fn our_own_lack_of_resources_is_not_blamed_on_the_receiver() {
-        let text = describe_io(ErrorKind::Other, Some(24), "example.com:443", Phase::Waiting);
-        assert!(text.contains("error 24"), "{text}");
+        let failure = Failure::of_io(&io::Error::from_raw_os_error(24), Phase::Waiting);
+        assert_eq!(failure.class(), AttemptClass::Local);
+        assert!(failure.describe("example.com:443").contains("error 24"));
+    }
+
+    #[test]
+    fn broken_chunks_are_not_http() {
+        let failure = Failure::of_io(&io::Error::new(ErrorKind::InvalidInput, "Invalid chunk size"), Phase::Reading);
+        assert_eq!(failure, Failure::NotHttp);
     }
 }

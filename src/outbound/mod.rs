@@ -2,8 +2,12 @@
 
 mod answer;
 pub mod client;
+mod connect;
+mod connection;
 mod failure;
 pub mod guard;
+pub mod options;
+mod pool;
 mod ranges;
 mod resolver;
 pub mod signing;

@@ -2,15 +2,14 @@
 //! a name that is pointed elsewhere after its subscription was made (DNS rebinding) is caught here.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::ResolverConfig;
+use hickory_resolver::config::{NameServerConfig, ResolverConfig};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::guard::{TargetPolicy, TargetRefused, local_name_refused};
 use super::target::is_local_name;
@@ -50,31 +49,12 @@ pub(super) trait Lookup: Send + Sync + 'static {
     async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError>;
 }
 
-/// What the HTTP client resolves with.
-pub(super) struct GuardedResolver<L> {
-    policy: Arc<TargetPolicy>,
-    lookup: Arc<L>,
-}
-
-impl<L: Lookup> GuardedResolver<L> {
-    pub fn new(policy: Arc<TargetPolicy>, lookup: L) -> Self {
-        Self { policy, lookup: Arc::new(lookup) }
-    }
-}
-
-impl<L: Lookup> Resolve for GuardedResolver<L> {
-    fn resolve(&self, name: Name) -> Resolving {
-        let (policy, lookup) = (self.policy.clone(), self.lookup.clone());
-        Box::pin(async move {
-            let addresses = resolve(&policy, &*lookup, name.as_str()).await?;
-            // Port 0: the URL's own is used.
-            let addresses = addresses.into_iter().map(|address| SocketAddr::new(address, 0));
-            Ok(Box::new(addresses) as Addrs)
-        })
-    }
-}
-
-async fn resolve(policy: &TargetPolicy, lookup: &impl Lookup, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+/// The addresses to dial, in their order; the guard has judged all of them.
+pub(super) async fn resolve(
+    policy: &TargetPolicy,
+    lookup: &dyn Lookup,
+    name: &str,
+) -> Result<Vec<IpAddr>, ResolveError> {
     if is_local_name(name) {
         let addresses = policy.loopback();
         return if addresses.is_empty() { Err(local_name_refused(name).into()) } else { Ok(addresses) };
@@ -89,20 +69,28 @@ async fn resolve(policy: &TargetPolicy, lookup: &impl Lookup, name: &str) -> Res
     Ok(addresses)
 }
 
-/// The hosts file and the name servers of the system.
+/// The hosts file, and the name servers of the system or those that an operator named.
 #[derive(Default)]
-pub(super) struct SystemDns {
+pub(super) struct Dns {
+    named: Option<ResolverConfig>,
     resolver: OnceLock<TokioResolver>,
 }
 
-impl SystemDns {
+impl Dns {
+    /// With these name servers; none means the system's.
+    pub fn asking(servers: &[SocketAddr]) -> Self {
+        let named =
+            (!servers.is_empty()).then(|| ResolverConfig::from_name_servers(servers.iter().map(name_server).collect()));
+        Self { named, resolver: OnceLock::new() }
+    }
+
     /// A system without a resolver configuration, as in a bare container, still has its hosts file. It is not kept: the
     /// configuration may come with the network, after us.
     fn resolver(&self) -> Result<TokioResolver, ResolveError> {
         if let Some(resolver) = self.resolver.get() {
             return Ok(resolver.clone());
         }
-        match configured() {
+        match configured(self.named.as_ref()) {
             Ok(resolver) => Ok(self.resolver.get_or_init(|| resolver).clone()),
             Err(error) => {
                 tracing::warn!(%error, "the system's resolver configuration cannot be read; using the hosts file alone");
@@ -113,7 +101,7 @@ impl SystemDns {
 }
 
 #[async_trait]
-impl Lookup for SystemDns {
+impl Lookup for Dns {
     async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
         match self.resolver()?.lookup_ip(name).await {
             Ok(answer) => Ok(answer.iter().collect()),
@@ -127,8 +115,17 @@ impl Lookup for SystemDns {
     }
 }
 
-fn configured() -> Result<TokioResolver, NetError> {
-    let mut builder = TokioResolver::builder_tokio()?;
+fn name_server(address: &SocketAddr) -> NameServerConfig {
+    let mut server = NameServerConfig::udp_and_tcp(address.ip());
+    server.connections.iter_mut().for_each(|connection| connection.port = address.port());
+    server
+}
+
+fn configured(named: Option<&ResolverConfig>) -> Result<TokioResolver, NetError> {
+    let mut builder = match named {
+        Some(servers) => TokioResolver::builder_with_config(servers.clone(), TokioRuntimeProvider::default()),
+        None => TokioResolver::builder_tokio()?,
+    };
     let options = builder.options_mut();
     options.timeout = options.timeout.min(QUERY_TIMEOUT);
     options.positive_max_ttl = Some(MAX_ANSWER_AGE);
@@ -204,6 +201,29 @@ mod tests {
     #[tokio::test]
     async fn an_empty_answer_is_no_address() {
         assert_eq!(resolve(&TargetPolicy::default(), &answers(&[]), "a.example").await, Err(ResolveError::NotFound));
+    }
+
+    /// Answers questions for an IPv4 address with 192.0.2.7, and all others with nothing.
+    async fn play_name_server(socket: tokio::net::UdpSocket) {
+        let mut question = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut question).await {
+            let name = question[12..length].iter().position(|byte| *byte == 0).unwrap();
+            let (end, wants_v4) = (12 + name + 5, question[12 + name + 1..][..2] == [0, 1]);
+            let mut answer = question[..end].to_vec();
+            answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(wants_v4), 0, 0, 0, 0]);
+            if wants_v4 {
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4, 192, 0, 2, 7]);
+            }
+            socket.send_to(&answer, from).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn named_name_servers_are_asked_at_their_port() {
+        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let dns = Dns::asking(&[socket.local_addr().unwrap()]);
+        tokio::spawn(play_name_server(socket));
+        assert_eq!(dns.addresses("receiver.test").await, Ok(vec!["192.0.2.7".parse().unwrap()]));
     }
 
     #[tokio::test]

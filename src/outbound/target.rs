@@ -5,7 +5,9 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use http::{HeaderValue, Uri};
 use url::{Host, Url};
 
 use super::guard::TargetRefused;
@@ -25,6 +27,11 @@ impl Target {
     pub fn new(url: &str) -> Self {
         Self(Endpoint::parse(url))
     }
+
+    /// Host and port, for people; nothing for a URL that is not well spelled.
+    pub(super) fn authority(&self) -> &str {
+        self.0.as_ref().map_or("", Endpoint::authority)
+    }
 }
 
 /// Shows the host and no more: paths and queries of webhooks are often secret.
@@ -37,11 +44,18 @@ impl fmt::Debug for Target {
     }
 }
 
-/// A URL that is well spelled.
+/// A URL that is well spelled, as the pieces of which requests are made.
 pub(super) struct Endpoint {
-    pub url: Url,
+    /// Scheme, host and port (`https://example.com:443`): what shares connections.
+    pub origin: Arc<str>,
+    pub tls: bool,
+    pub port: u16,
     /// The host, when it is an address: it will not pass the resolver.
     pub literal: Option<IpAddr>,
+    /// The value of `host`.
+    pub host_header: HeaderValue,
+    /// Path and query alone.
+    pub uri: Uri,
 }
 
 impl Endpoint {
@@ -55,20 +69,31 @@ impl Endpoint {
             Some(Host::Domain(_)) => None,
             None => return Err(refuse("the URL names no host")),
         };
-        let endpoint = Self { url, literal };
+        let (scheme, host) = (url.scheme(), url.host_str().unwrap_or_default());
+        let tls = scheme == "https";
+        let port = url.port().unwrap_or(if tls { 443 } else { 80 });
+        // Without the scheme's own port, as everyone sends it.
+        let host_header = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        let endpoint = Self {
+            origin: format!("{scheme}://{host}:{port}").into(),
+            tls,
+            port,
+            literal,
+            host_header: HeaderValue::try_from(host_header).map_err(|_| cannot_be_sent())?,
+            uri: path_and_query(&url)?,
+        };
         endpoint.check_spelling(authority)?;
-        endpoint.check_uri()?;
         Ok(endpoint)
     }
 
     /// As the resolver gets it; an IPv6 address in brackets.
     pub fn host(&self) -> &str {
-        self.url.host_str().unwrap_or_default()
+        self.authority().rsplit_once(':').map_or("", |(host, _)| host)
     }
 
     /// Host and port, for people.
-    pub fn authority(&self) -> String {
-        format!("{}:{}", self.host(), self.url.port_or_known_default().unwrap_or_default())
+    pub fn authority(&self) -> &str {
+        self.origin.split_once("://").map_or("", |(_, authority)| authority)
     }
 
     /// Host and port must be written the way they will be used.
@@ -87,15 +112,19 @@ impl Endpoint {
         }
         port.map_or(Ok(()), check_port)
     }
+}
 
-    /// What goes out is a `http::Uri`, which has rules of its own: it must exist, and mean the same host.
-    fn check_uri(&self) -> Result<(), TargetRefused> {
-        let uri = self.url.as_str().parse::<http::Uri>().ok();
-        match uri.as_ref().and_then(http::Uri::host) {
-            Some(host) if host == self.host() => Ok(()),
-            _ => Err(refuse("the URL holds characters that cannot be sent; percent-encode them")),
-        }
+/// What goes out is a `http::Uri`, which has rules of its own: it must exist, and mean the same host.
+fn path_and_query(url: &Url) -> Result<Uri, TargetRefused> {
+    let uri: Uri = url.as_str().parse().map_err(|_| cannot_be_sent())?;
+    if uri.host() != url.host_str() {
+        return Err(cannot_be_sent());
     }
+    uri.into_parts().path_and_query.map(Uri::from).ok_or_else(cannot_be_sent)
+}
+
+fn cannot_be_sent() -> TargetRefused {
+    refuse("the URL holds characters that cannot be sent; percent-encode them")
 }
 
 /// Whether the name is one of this machine's own (RFC 6761), whatever a resolver would say.
@@ -265,6 +294,21 @@ mod tests {
     fn debug_shows_no_path_and_no_query() {
         let target = Target::new("https://example.com/services/T0/hunter2?token=hunter2");
         assert_eq!(format!("{target:?}"), "Target(example.com:443)");
+    }
+
+    #[test]
+    fn a_request_is_made_of_the_urls_pieces() {
+        for (url, origin, host, path) in [
+            ("https://Example.com", "https://example.com:443", "example.com", "/"),
+            ("https://example.com:443/a?b=c", "https://example.com:443", "example.com", "/a?b=c"),
+            ("http://example.com?b", "http://example.com:80", "example.com", "/?b"),
+            ("http://[2606:4700::1111]:8080/%20", "http://[2606:4700::1111]:8080", "[2606:4700::1111]:8080", "/%20"),
+        ] {
+            let endpoint = Endpoint::parse(url).unwrap();
+            assert_eq!((&*endpoint.origin, endpoint.uri.to_string().as_str()), (origin, path), "{url}");
+            assert_eq!(endpoint.host_header, host, "{url}");
+            assert_eq!(format!("{}:{}", endpoint.host(), endpoint.port), endpoint.authority(), "{url}");
+        }
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub enum Behaviour {
     Drip(&'static str),
     /// Writes this, then as much as it can for ever.
     Flood(&'static str),
+    /// Writes this again and again for ever.
+    Repeat(&'static str),
     /// Writes this, then resets the connection.
     Reset(&'static str),
     /// Writes this, then closes the connection.
@@ -120,6 +122,9 @@ async fn serve(
                     stream.write_all(&[b'a'; 16 * 1024]).await?;
                 }
             }
+            Behaviour::Repeat(text) => loop {
+                stream.write_all(text.as_bytes()).await?;
+            },
             Behaviour::Reset(start) => {
                 stream.write_all(start.as_bytes()).await?;
                 return stream.set_zero_linger();

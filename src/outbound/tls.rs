@@ -16,9 +16,16 @@ pub(super) fn config() -> ClientConfig {
     if roots.is_empty() {
         tracing::warn!("the system has no certificate authorities, so https targets fail; install ca-certificates");
     }
-    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    trusting(roots)
+}
+
+/// Trusts these authorities and no others.
+pub(super) fn trusting(roots: RootCertStore) -> ClientConfig {
+    let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("ring has the cipher suites of TLS 1.2 and 1.3")
         .with_root_certificates(roots)
-        .with_no_client_auth()
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config
 }

@@ -135,6 +135,7 @@ impl Builder {
             attempt_timeout: Duration::from_secs(5),
             retention: Duration::from_secs(72 * 3600),
             allow_targets: vec!["127.0.0.0/8".parse().expect("a network")],
+            dns_servers: Vec::new(),
             dev: true,
             log: "hookpost=warn".to_owned(),
             log_format: LogFormat::Pretty,
@@ -224,6 +225,10 @@ impl App {
         send(self.request(Method::PUT, path).body(body.to_string())).await
     }
 
+    pub async fn patch(&self, path: &str, body: Value) -> Answer {
+        send(self.request(Method::PATCH, path).body(body.to_string())).await
+    }
+
     pub async fn delete(&self, path: &str) -> Answer {
         send(self.request(Method::DELETE, path)).await
     }
@@ -234,9 +239,29 @@ impl App {
         created["id"].as_i64().expect("an id")
     }
 
+    /// The same for events of this type.
+    pub async fn subscribe_to(&self, target_url: &str, event_type: &str) -> i64 {
+        let body = json!({ "target_url": target_url, "event_type": [event_type] });
+        self.post("/subscriptions", body).await.expect(201)["id"].as_i64().expect("an id")
+    }
+
+    /// For all events, with settings.
+    pub async fn subscribe_with(&self, target_url: &str, settings: Value) -> i64 {
+        let id = self.subscribe(target_url).await;
+        self.patch(&format!("/subscriptions/{id}"), settings).await.expect(200);
+        id
+    }
+
     /// Ingests an event that must be accepted; the delivery's id.
     pub async fn ingest(&self, subscription: i64, event: Value) -> String {
         let accepted = self.post(&format!("/ingest/{subscription}"), event).await.expect(202);
+        accepted["delivery_id"].as_str().expect("an id").to_owned()
+    }
+
+    /// The same with an ordering key.
+    pub async fn ingest_keyed(&self, subscription: i64, key: &str, event: Value) -> String {
+        let request = self.request(Method::POST, &format!("/ingest/{subscription}")).header("x-ordering-key", key);
+        let accepted = send(request.body(event.to_string())).await.expect(202);
         accepted["delivery_id"].as_str().expect("an id").to_owned()
     }
 

@@ -43,6 +43,13 @@ async fn a_bad_subscription_is_refused_by_field_and_not_stored(backend: Backend)
         (json!({ "target_url": ok, "secret": "" }), "secret"),
         (json!({ "target_url": ok, "secret": 5 }), "secret"),
         (json!({ "target_url": ok, "colour": "red" }), "colour"),
+        (json!({ "target_url": ok, "max_concurrency": 0 }), "max_concurrency"),
+        (json!({ "target_url": ok, "rate_limit": { "per_second": 0 } }), "rate_limit.per_second"),
+        (json!({ "target_url": ok, "retry_schedule_s": [1, -1] }), "retry_schedule_s[1]"),
+        (json!({ "target_url": ok, "order": "lifo" }), "order"),
+        (json!({ "target_url": ok, "breaker": { "wait_ms": 1 } }), "breaker.wait_ms"),
+        (json!({ "target_url": ok, "method": "GET" }), "method"),
+        (json!({ "target_url": ok, "headers": { "Host": "example.com" } }), "headers"),
     ];
     for (body, field) in cases {
         let answer = app.post("/subscriptions", body.clone()).await;
@@ -89,6 +96,10 @@ async fn a_bad_event_is_refused_and_not_stored(backend: Backend) {
         (to(open).body("[".repeat(100_000)), 400),
         (to(open).body("{}").header("event_type", "no spaces"), 400),
         (to(open).body("{}").header("event_type", "one").header("X-Event-Type", "two"), 400),
+        (to(open).body("{}").header("event_type", "hookpost.subscription.disabled"), 400),
+        (to(open).body("{}").header("X-Ordering-Key", ""), 400),
+        (to(open).body("{}").header("X-Ordering-Key", "with a space"), 400),
+        (to(open).body("{}").header("X-Ordering-Key", "x".repeat(201)), 400),
         (to(open).body(over_the_limit.clone()), 413),
         (to(closed).body("{}").header("event_type", "order.created"), 401),
         (signed(to(closed)).header("event_type", "order.deleted"), 403),
@@ -119,6 +130,9 @@ async fn an_unknown_id_or_path_is_a_404_problem(backend: Backend) {
         "/subscriptions/99999999999999999999",
         "/subscriptions/seven",
         "/subscriptions/7/logs",
+        "/subscriptions/7/changes",
+        "/subscriptions/7/state",
+        "/deliveries/0198c0de-0000-7000-8000-000000000000/explain",
         "/status/0198c0de-0000-7000-8000-000000000000",
         "/status/not-an-id",
         "/nothing/here",
@@ -127,6 +141,10 @@ async fn an_unknown_id_or_path_is_a_404_problem(backend: Backend) {
         problem(&app.get(path).await, 404);
     }
     problem(&app.put("/subscriptions/7", json!({ "target_url": "http://127.0.0.1:9/" })).await, 404);
+    problem(&app.patch("/subscriptions/7", json!({ "max_concurrency": 4 })).await, 404);
+    for path in ["/subscriptions/7/disable", "/subscriptions/7/enable"] {
+        problem(&app.post(path, json!({})).await, 404);
+    }
     problem(&app.delete("/subscriptions/7").await, 404);
 }
 
@@ -134,7 +152,7 @@ async fn a_wrong_method_says_which_are_allowed(backend: Backend) {
     let app = App::start(backend).await;
     for (method, path, allowed) in [
         (Method::DELETE, "/subscriptions", "POST"),
-        (Method::PATCH, "/subscriptions/1", "PUT"),
+        (Method::POST, "/subscriptions/1", "PATCH"),
         (Method::GET, "/ingest/1", "POST"),
         (Method::POST, "/livez", "GET"),
     ] {

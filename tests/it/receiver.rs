@@ -3,12 +3,15 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use futures_util::{StreamExt, stream};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -17,6 +20,9 @@ use tokio::sync::{Semaphore, mpsc};
 
 /// How long a test waits for something that must happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Of [`Script::Large`].
+pub const PIECE_BYTES: usize = 64 * 1024;
 
 /// What the receiver does with one request.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +35,10 @@ pub enum Script {
     Hang,
     /// Answers 200 once [`Receiver::tell`] is called.
     OnceTold,
+    /// Answers 200 and a byte, of more that never come.
+    Drip,
+    /// Answers 200 and so many pieces of [`PIECE_BYTES`].
+    Large(u32),
 }
 
 /// A request as it came.
@@ -37,6 +47,8 @@ pub struct Receipt {
     pub headers: HeaderMap,
     pub body: Bytes,
     pub at: tokio::time::Instant,
+    /// What is done with it.
+    pub script: Script,
 }
 
 impl Receipt {
@@ -54,6 +66,7 @@ pub struct Receiver {
     pub addr: SocketAddr,
     script: Arc<Mutex<VecDeque<Script>>>,
     told: Arc<Semaphore>,
+    pieces_taken: Arc<AtomicUsize>,
     receipts: mpsc::UnboundedReceiver<Receipt>,
 }
 
@@ -65,18 +78,29 @@ impl Receiver {
 
     /// The same at a known address: a receiver that comes back.
     pub async fn start_at(addr: SocketAddr, script: impl IntoIterator<Item = Script>) -> Self {
+        Self::play(addr, script.into_iter().collect(), Script::Status(200)).await
+    }
+
+    /// Does this with every request.
+    pub async fn always(script: Script) -> Self {
+        Self::play("127.0.0.1:0".parse().expect("an address"), VecDeque::new(), script).await
+    }
+
+    async fn play(addr: SocketAddr, script: VecDeque<Script>, then: Script) -> Self {
         // A connection of its predecessor may linger on the port.
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_reuseaddr(true).expect("an option");
         socket.bind(addr).expect("a free port");
         let listener = socket.listen(1024).expect("a listener");
         let addr = listener.local_addr().expect("an address");
-        let script = Arc::new(Mutex::new(script.into_iter().collect::<VecDeque<_>>()));
+        let script = Arc::new(Mutex::new(script));
         let told = Arc::new(Semaphore::new(0));
+        let pieces_taken = Arc::new(AtomicUsize::new(0));
         let (arrived, receipts) = mpsc::unbounded_channel();
-        let behaviour = Behaviour { script: script.clone(), told: told.clone(), arrived };
+        let behaviour =
+            Behaviour { script: script.clone(), then, told: told.clone(), pieces_taken: pieces_taken.clone(), arrived };
         tokio::spawn(accept(listener, behaviour));
-        Self { addr, script, told, receipts }
+        Self { addr, script, told, pieces_taken, receipts }
     }
 
     pub fn url(&self) -> String {
@@ -103,6 +127,11 @@ impl Receiver {
         tokio::time::timeout(PATIENCE, self.receipts.recv()).await.expect("a delivery in time").expect("a receipt")
     }
 
+    /// Of all large answers, how many pieces somebody took.
+    pub fn pieces_taken(&self) -> usize {
+        self.pieces_taken.load(Ordering::Relaxed)
+    }
+
     /// Requests that have come and were not asked for.
     pub fn unread(&mut self) -> Vec<Receipt> {
         std::iter::from_fn(|| self.receipts.try_recv().ok()).collect()
@@ -112,7 +141,9 @@ impl Receiver {
 #[derive(Clone)]
 struct Behaviour {
     script: Arc<Mutex<VecDeque<Script>>>,
+    then: Script,
     told: Arc<Semaphore>,
+    pieces_taken: Arc<AtomicUsize>,
     arrived: mpsc::UnboundedSender<Receipt>,
 }
 
@@ -125,25 +156,55 @@ async fn accept(listener: TcpListener, behaviour: Behaviour) {
     }
 }
 
-async fn answer(request: Request<Incoming>, behaviour: Behaviour) -> Result<Response<Full<Bytes>>, Infallible> {
-    let Behaviour { script, told, arrived } = behaviour;
+async fn answer(request: Request<Incoming>, behaviour: Behaviour) -> Result<Response<Body>, Infallible> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    let step = script.lock().expect("unpoisoned").pop_front().unwrap_or(Script::Status(200));
-    let _ = arrived.send(Receipt { headers: parts.headers, body, at: tokio::time::Instant::now() });
+    let step = behaviour.note(parts.headers, body);
     let (status, retry_after) = match step {
         Script::Status(status) => (status, None),
         Script::RetryAfter(status, seconds) => (status, Some(seconds)),
         Script::Hang => std::future::pending().await,
         Script::OnceTold => {
-            told.acquire().await.expect("never closed").forget();
+            behaviour.told.acquire().await.expect("never closed").forget();
             (200, None)
         }
+        Script::Drip | Script::Large(_) => (200, None),
     };
-    let mut response = Response::new(Full::new(Bytes::from_static(b"noted")));
+    let mut response = Response::new(body_of(step, behaviour.pieces_taken));
     *response.status_mut() = StatusCode::from_u16(status).expect("a status");
     if let Some(seconds) = retry_after {
         response.headers_mut().insert("retry-after", seconds.into());
     }
     Ok(response)
+}
+
+impl Behaviour {
+    /// Receipts are in the order of the script.
+    fn note(&self, headers: HeaderMap, body: Bytes) -> Script {
+        let mut queue = self.script.lock().expect("unpoisoned");
+        let script = queue.pop_front().unwrap_or(self.then);
+        let _ = self.arrived.send(Receipt { headers, body, at: tokio::time::Instant::now(), script });
+        script
+    }
+}
+
+type Body = BoxBody<Bytes, Infallible>;
+
+fn body_of(script: Script, pieces_taken: Arc<AtomicUsize>) -> Body {
+    let frame = |bytes| Ok(Frame::data(bytes));
+    match script {
+        Script::Drip => {
+            let first = stream::iter([frame(Bytes::from_static(b"."))]);
+            BodyExt::boxed(StreamBody::new(first.chain(stream::pending())))
+        }
+        Script::Large(pieces) => {
+            let piece = Bytes::from(vec![b'.'; PIECE_BYTES]);
+            let taken = (0..pieces).map(move |_| {
+                pieces_taken.fetch_add(1, Ordering::Relaxed);
+                frame(piece.clone())
+            });
+            BodyExt::boxed(StreamBody::new(stream::iter(taken)))
+        }
+        _ => Full::new(Bytes::from_static(b"noted")).boxed(),
+    }
 }

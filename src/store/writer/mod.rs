@@ -13,14 +13,14 @@ mod tests;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use uuid::Uuid;
 
 use self::records::Records;
 use super::ids::IdSource;
 use super::{Store, StoreError};
 use crate::clock::Clock;
-use crate::delivery::{AttemptLog, Delivery, DeliveryId, EventId, RetryChange, SubscriptionId};
+use crate::delivery::{AttemptLog, Delivery, DeliveryId, EventId, Outcome, RetryChange, SubscriptionId};
 use crate::metrics::Metrics;
 
 /// Most events that wait for a commit. At ten thousand a second it is under a second of work: a queue that is longer
@@ -38,7 +38,7 @@ pub trait DeliverySink: Send + Sync + 'static {
 /// Whoever waits for attempts to be logged. Calls come in commit order, on the writer's task, and must not block.
 pub trait RecordSink: Send + Sync + 'static {
     /// An attempt's log row is durable.
-    fn recorded(&self, id: DeliveryId);
+    fn recorded(&self, id: DeliveryId, outcome: Outcome);
     /// The subscription's row in `positions` is durable, or gone.
     fn positioned(&self, position: Option<DeliveryId>);
 }
@@ -84,8 +84,15 @@ pub enum WriteError {
 pub enum Stored {
     /// A delivery of its own.
     Delivery(DeliveryId),
-    /// An event, and its deliveries by id.
-    Event(EventId, Vec<(SubscriptionId, DeliveryId)>),
+    /// An event.
+    Event {
+        /// The event.
+        id: EventId,
+        /// Its deliveries that were handed over, by id.
+        deliveries: Vec<(SubscriptionId, DeliveryId)>,
+        /// Those that ended at once, see [`Refused`].
+        refused: Vec<(SubscriptionId, DeliveryId)>,
+    },
     /// Nothing now: the same request was accepted before, and came to this delivery or event.
     Before(Uuid),
 }
@@ -127,7 +134,20 @@ pub enum What {
         payload: Bytes,
         /// Who gets it.
         subscriptions: Arc<[SubscriptionId]>,
+        /// Who would get it if there were room: their deliveries are recorded as failed in the same commit.
+        refused: Arc<[Refused]>,
     },
+}
+
+/// A subscription whose backlog is full: its delivery of an event ends without an attempt, and visibly.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// Whose it is.
+    pub subscription_id: SubscriptionId,
+    /// Where it would have been sent.
+    pub target_url: Arc<str>,
+    /// Most unfinished deliveries that it may have.
+    pub max_backlog: u64,
 }
 
 impl What {
@@ -150,6 +170,17 @@ pub struct Submission {
     pub reply: oneshot::Sender<Result<Stored, WriteError>>,
 }
 
+/// An event that nobody waits for, and that must not be lost.
+pub struct Announcement {
+    /// Takes its deliveries over when it is durable.
+    pub claim: Claim,
+    /// What it is.
+    pub what: What,
+}
+
+/// A place that is free again when this is dropped.
+pub type Permit = Box<dyn Send + Sync>;
+
 /// An attempt to be logged.
 pub struct Record {
     /// Told when it is durable.
@@ -160,7 +191,9 @@ pub struct Record {
     pub retry: RetryChange,
     /// The attempt's place among the node's attempts: it is free again when the row is durable, so that attempts that
     /// are not yet logged are bounded. `None` when there was no attempt.
-    pub permit: Option<OwnedSemaphorePermit>,
+    pub permit: Option<Permit>,
+    /// An event of Hookpost's own that is made durable in the same transaction.
+    pub announcement: Option<Box<Announcement>>,
     /// Its row goes with the next commit, because somebody waits for what follows from it. Others wait for each other.
     pub urgent: bool,
 }

@@ -3,34 +3,40 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::super::{Batch, IdempotencyKey};
-use super::{Claim, Key, Record, RecordSink, Stored, Submission, What, WriteError};
-use crate::delivery::{AttemptLog, Delivery, DeliveryId, Event, EventId, RetryChange, Timestamp};
+use super::{Announcement, Claim, Key, Permit, Record, RecordSink, Refused, Stored, Submission, What, WriteError};
+use crate::delivery::{AttemptLog, Delivery, DeliveryId, Event, EventId, Outcome, RetryChange, Timestamp};
 
 type Reply = oneshot::Sender<Result<Stored, WriteError>>;
 
-/// See the module's docs. `batch.deliveries`, `.events` and `.keys` are in the order of `producers`.
+/// See the module's docs. `batch.deliveries`, `.events`, `.keys` and the first `refusals` of `.logs` are in the order of
+/// `producers`; the other logs are those of `record_sinks`.
 pub(super) struct Pending {
     pub batch: Batch,
     pub taken_at: Instant,
     producers: Vec<Producer>,
+    refusals: usize,
     record_sinks: Vec<Arc<dyn RecordSink>>,
-    permits: Vec<Option<OwnedSemaphorePermit>>,
+    permits: Vec<Option<Permit>>,
     pub position_sinks: Vec<Arc<dyn RecordSink>>,
 }
 
 /// One submission: what of the batch is its own, and who is told.
 struct Producer {
     claim: Claim,
-    /// Taken when it is answered.
+    /// Taken when it is answered. An announcement has none.
     reply: Option<Reply>,
+    /// It is written although nobody waits for it.
+    owed: bool,
     event: Option<EventId>,
     has_key: bool,
     deliveries: usize,
+    /// How many of them, the last ones, have ended with a log row of their own.
+    refused: usize,
 }
 
 /// A producer with its rows, for the rare occasions on which a batch is taken apart.
@@ -39,6 +45,7 @@ struct Part {
     event: Option<Event>,
     key: Option<IdempotencyKey>,
     deliveries: Vec<Delivery>,
+    logs: Vec<AttemptLog>,
 }
 
 impl Part {
@@ -61,6 +68,7 @@ impl Pending {
             batch: Batch::default(),
             taken_at: Instant::now(),
             producers: Vec::new(),
+            refusals: 0,
             record_sinks: Vec::new(),
             permits: Vec::new(),
             position_sinks: Vec::new(),
@@ -73,14 +81,22 @@ impl Pending {
     }
 
     /// Takes a submission in; the id of its last delivery, if it has any.
-    pub fn add(
+    pub fn add(&mut self, now: Timestamp, submission: Submission, next_id: impl FnMut() -> Uuid) -> Option<DeliveryId> {
+        let Submission { claim, what, key, reply } = submission;
+        self.add_producer(now, claim, what, key, Some(reply), next_id)
+    }
+
+    fn add_producer(
         &mut self,
         now: Timestamp,
-        submission: Submission,
+        claim: Claim,
+        what: What,
+        key: Option<Key>,
+        reply: Option<Reply>,
         mut next_id: impl FnMut() -> Uuid,
     ) -> Option<DeliveryId> {
-        let Submission { claim, what, key, reply } = submission;
         let before = self.batch.deliveries.len();
+        let mut logs = Vec::new();
         let (event, outcome) = match what {
             What::Delivery { subscription_id, event_type, ordering_key, payload } => {
                 let id = DeliveryId(next_id());
@@ -94,17 +110,20 @@ impl Pending {
                 });
                 (None, id.0)
             }
-            What::Event { tenant, event_type, ordering_key, payload, subscriptions } => {
+            What::Event { tenant, event_type, ordering_key, payload, subscriptions, refused } => {
                 let id = EventId(next_id());
-                let deliveries = u32::try_from(subscriptions.len()).unwrap_or(u32::MAX);
-                self.batch.deliveries.extend(subscriptions.iter().map(|subscription_id| Delivery {
+                let deliveries = u32::try_from(subscriptions.len() + refused.len()).unwrap_or(u32::MAX);
+                let whose = subscriptions.iter().copied().chain(refused.iter().map(|refused| refused.subscription_id));
+                self.batch.deliveries.extend(whose.map(|subscription_id| Delivery {
                     id: DeliveryId(next_id()),
-                    subscription_id: *subscription_id,
+                    subscription_id,
                     event_type: Some(event_type.clone()),
                     payload: payload.clone(),
                     event_id: Some(id),
                     ordering_key: ordering_key.clone(),
                 }));
+                let ended = self.batch.deliveries[before + subscriptions.len()..].iter().zip(refused.iter());
+                logs.extend(ended.map(|(delivery, refused)| refusal(next_id(), now, delivery.id, refused)));
                 self.batch.events.push(Event { id, tenant, event_type, ordering_key, payload, deliveries });
                 (Some(id), id.0)
             }
@@ -118,13 +137,22 @@ impl Pending {
             created_at: now,
         }));
         let deliveries = self.batch.deliveries.len() - before;
-        self.producers.push(Producer { claim, reply: Some(reply), event, has_key, deliveries });
+        let refused = logs.len();
+        self.put_back_logs(logs);
+        let owed = reply.is_none();
+        self.producers.push(Producer { claim, reply, owed, event, has_key, deliveries, refused });
         self.batch.deliveries[before..].last().map(|delivery| delivery.id)
     }
 
-    pub fn add_record(&mut self, id: Uuid, record: Record) {
-        let Record { sink, mut log, retry, permit, urgent: _ } = record;
-        log.id = id;
+    /// Takes a record in, with its announcement; the id of that one's last delivery, if there is one.
+    pub fn add_record(
+        &mut self,
+        now: Timestamp,
+        record: Record,
+        mut next_id: impl FnMut() -> Uuid,
+    ) -> Option<DeliveryId> {
+        let Record { sink, mut log, retry, permit, announcement, urgent: _ } = record;
+        log.id = next_id();
         match retry {
             RetryChange::None => {}
             RetryChange::Schedule(retry) => self.batch.retries.push(retry),
@@ -133,6 +161,8 @@ impl Pending {
         self.batch.logs.push(log);
         self.record_sinks.push(sink);
         self.permits.push(permit);
+        let Announcement { claim, what } = *announcement?;
+        self.add_producer(now, claim, what, None, None, next_id)
     }
 
     /// What tells whether a producer's rows are stored: its event, or its delivery.
@@ -143,13 +173,13 @@ impl Pending {
 
     /// Tells everyone, actors before producers: whoever has an answer finds its delivery under way.
     pub fn durable(self) {
-        let Self { producers, record_sinks, permits, position_sinks, batch, .. } = self;
+        let Self { producers, refusals, record_sinks, permits, position_sinks, batch, .. } = self;
         let mut deliveries = batch.deliveries.into_iter();
         for producer in producers {
             hand_over(producer, &mut deliveries);
         }
-        for (sink, log) in record_sinks.into_iter().zip(batch.logs) {
-            sink.recorded(log.delivery_id);
+        for (sink, log) in record_sinks.into_iter().zip(batch.logs.into_iter().skip(refusals)) {
+            sink.recorded(log.delivery_id, log.outcome);
         }
         drop(permits);
         for (sink, (_, position)) in position_sinks.into_iter().zip(batch.positions) {
@@ -190,6 +220,8 @@ impl Pending {
         for mut part in self.take_apart() {
             if part.outcome().is_some_and(|id| stored.contains(&id)) {
                 hand_over(part.producer, &mut part.deliveries.into_iter());
+            } else if part.producer.owed {
+                self.put_back(part);
             } else if refuse {
                 part.answer(Err(WriteError::Unavailable { ambiguous: false }));
             } else if part.producer.reply.as_ref().is_some_and(|reply| !reply.is_closed()) {
@@ -204,20 +236,21 @@ impl Pending {
         if !self.batch.positions.is_empty() || self.batch.watermark.is_some() {
             return self.split_off_marks();
         }
-        let (keep_producers, keep_logs) = match (self.producers.len(), self.batch.logs.len()) {
+        let (keep_producers, keep_logs) = match (self.producers.len(), self.record_sinks.len()) {
             (0, 0 | 1) | (1, 0) => return None,
             (producers, 0) => (producers / 2, 0),
             (0, logs) => (0, logs / 2),
             (producers, _) => (producers, 0),
         };
         let mut rest = Self { taken_at: self.taken_at, ..Self::new() };
-        for (at, part) in self.take_apart().into_iter().enumerate() {
+        let parts = self.take_apart();
+        rest.batch.logs = self.batch.logs.split_off(keep_logs);
+        for (at, part) in parts.into_iter().enumerate() {
             if at < keep_producers { self.put_back(part) } else { rest.put_back(part) }
         }
-        rest.batch.logs = self.batch.logs.split_off(keep_logs);
         rest.record_sinks = self.record_sinks.split_off(keep_logs);
         rest.permits = self.permits.split_off(keep_logs);
-        let moved: HashSet<_> = rest.batch.logs.iter().map(|log| log.delivery_id).collect();
+        let moved: HashSet<_> = rest.batch.logs[rest.refusals..].iter().map(|log| log.delivery_id).collect();
         (rest.batch.retries, self.batch.retries) =
             self.batch.retries.drain(..).partition(|retry| moved.contains(&retry.delivery_id));
         (rest.batch.settled, self.batch.settled) = self.batch.settled.drain(..).partition(|id| moved.contains(id));
@@ -241,7 +274,7 @@ impl Pending {
 
     /// Whether any attempt is logged in it.
     pub fn has_logs(&self) -> bool {
-        !self.batch.logs.is_empty()
+        !self.record_sinks.is_empty()
     }
 
     /// Whether any producer has rows in it.
@@ -259,10 +292,12 @@ impl Pending {
         let mut deliveries = std::mem::take(&mut self.batch.deliveries).into_iter();
         let mut events = std::mem::take(&mut self.batch.events).into_iter();
         let mut keys = std::mem::take(&mut self.batch.keys).into_iter();
+        let mut logs = self.batch.logs.drain(..std::mem::take(&mut self.refusals));
         let parts = std::mem::take(&mut self.producers).into_iter().map(|producer| Part {
             event: producer.event.and_then(|_| events.next()),
             key: producer.has_key.then(|| keys.next()).flatten(),
             deliveries: deliveries.by_ref().take(producer.deliveries).collect(),
+            logs: logs.by_ref().take(producer.refused).collect(),
             producer,
         });
         parts.collect()
@@ -272,22 +307,51 @@ impl Pending {
         self.batch.events.extend(part.event);
         self.batch.keys.extend(part.key);
         self.batch.deliveries.extend(part.deliveries);
+        self.put_back_logs(part.logs);
         self.producers.push(part.producer);
+    }
+
+    /// Before those of attempts.
+    fn put_back_logs(&mut self, logs: Vec<AttemptLog>) {
+        let (at, more) = (self.refusals, logs.len());
+        self.batch.logs.splice(at..at, logs);
+        self.refusals += more;
+    }
+}
+
+/// Why a delivery has ended without an attempt, and without its subscription's actor.
+fn refusal(id: Uuid, now: Timestamp, delivery_id: DeliveryId, refused: &Refused) -> AttemptLog {
+    let Refused { subscription_id, target_url, max_backlog } = refused;
+    AttemptLog {
+        id,
+        delivery_id,
+        subscription_id: *subscription_id,
+        target_url: target_url.clone(),
+        timestamp: now,
+        attempt_number: 0,
+        outcome: Outcome::Failure,
+        http_status: None,
+        error_details: Some(format!(
+            "no attempt was made: the subscription's backlog of {max_backlog} unfinished deliveries was full"
+        )),
+        duration_ms: 0,
+        response_body: None,
     }
 }
 
 /// Its rows are durable: the actors get their deliveries, then the producer its answer.
 fn hand_over(producer: Producer, deliveries: &mut impl Iterator<Item = Delivery>) {
-    let Producer { claim, reply, event, deliveries: count, .. } = producer;
-    let mut accepted = Vec::with_capacity(count);
-    for delivery in deliveries.take(count) {
+    let Producer { claim, reply, event, deliveries: count, refused: ended, .. } = producer;
+    let mut accepted = Vec::with_capacity(count - ended);
+    for delivery in deliveries.take(count - ended) {
         accepted.push((delivery.subscription_id, delivery.id));
         claim.0.committed(delivery);
     }
+    let refused = deliveries.take(ended).map(|delivery| (delivery.subscription_id, delivery.id)).collect();
     // Before the answer: a claim's release may be what wakes the actors of passive subscriptions.
     drop(claim);
     let stored = match (event, accepted.first()) {
-        (Some(event), _) => Stored::Event(event, accepted),
+        (Some(id), _) => Stored::Event { id, deliveries: accepted, refused },
         (None, Some((_, delivery))) => Stored::Delivery(*delivery),
         (None, None) => return,
     };

@@ -86,9 +86,12 @@ impl Task {
             queue.last_id = last.unwrap_or(queue.last_id);
         }
         if queue.closing || queue.records.are_due(pending.taken_at) {
-            while pending.batch.logs.len() < MAX_BATCH_ROWS {
+            // What they announce is bounded like what was submitted, and never keeps the first of them waiting.
+            let most = pending.batch.deliveries.len() + MAX_BATCH_ROWS;
+            while pending.batch.logs.len() < MAX_BATCH_ROWS && pending.batch.deliveries.len() < most {
                 let Some(record) = queue.records.pop() else { break };
-                pending.add_record(self.ids.next(wall), record);
+                let last = pending.add_record(wall, record, || self.ids.next(wall));
+                queue.last_id = last.unwrap_or(queue.last_id);
             }
         }
         for (id, (sink, position)) in std::mem::take(&mut queue.positions) {

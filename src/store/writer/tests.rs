@@ -1,5 +1,6 @@
 //! The writer over a store that does as it is told, in paused time: who is told what, and when.
 
+mod announced;
 mod keys;
 mod linger;
 mod outage;
@@ -155,7 +156,7 @@ async fn an_attempt_holds_its_place_until_its_row_is_durable() {
     let under = Under::holding_commits();
     let places = Arc::new(tokio::sync::Semaphore::new(1));
     let place = places.clone().try_acquire_owned().unwrap();
-    under.record_with(under.nth_id(1), RetryChange::None, Some(place));
+    under.record_with(under.nth_id(1), RetryChange::None, Some(Box::new(place)));
     under.store.commits(1).await;
     under.quiet().await;
     assert_eq!(places.available_permits(), 0);

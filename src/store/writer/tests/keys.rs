@@ -35,7 +35,7 @@ async fn a_held_key_does_not_keep_its_neighbours_from_being_stored() {
     busy.await.unwrap().unwrap();
     assert!(matches!(again.await.unwrap(), Ok(Stored::Before(_))));
     let (id, event) = (delivery(other.await.unwrap().unwrap()), event.await.unwrap().unwrap());
-    let Stored::Event(event, deliveries) = event else { panic!("{event:?} is no event") };
+    let Stored::Event { id: event, deliveries, .. } = event else { panic!("{event:?} is no event") };
     let batch = under.store.tried().pop().unwrap();
     let rows: Vec<_> = batch.deliveries.iter().map(|row| (row.id, row.event_id)).collect();
     assert_eq!(rows, [(id, None), (deliveries[0].1, Some(event)), (deliveries[1].1, Some(event))]);

@@ -176,3 +176,53 @@ async fn nobody_is_told_of_a_position_that_is_refused() {
     assert!(!under.told().iter().any(|told| matches!(told, Told::Positioned(_))));
     under.submit(SUB, "next").await.unwrap().unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_that_a_full_backlog_refused_ends_in_the_commit_of_its_event_and_is_not_handed_over() {
+    let (under, reply) = one_batch(|under| {
+        under.record(under.nth_id(1));
+        under.submit_event_with_refusal("order.created")
+    })
+    .await;
+    let Stored::Event { id, deliveries, refused } = reply.await.unwrap().unwrap() else { panic!("it is an event") };
+    let ([(OTHER, taken)], [(SUB, ended)]) = (&deliveries[..], &refused[..]) else {
+        panic!("{deliveries:?} {refused:?}")
+    };
+    under.quiet().await;
+    let committed: Vec<_> =
+        under.told().into_iter().filter(|told| matches!(told, Told::Committed(_))).skip(1).collect();
+    assert_eq!(committed, [Told::Committed(*taken)]);
+    assert!(under.told().contains(&Told::Recorded(under.nth_id(1))), "the log beside it is an attempt's");
+    let stored = &under.store.stored_batches()[1];
+    assert_eq!((stored.events[0].id, stored.events[0].deliveries), (id, 2));
+    let log = stored.logs.iter().find(|log| log.delivery_id == *ended).expect("a row that says so");
+    assert_eq!((log.subscription_id, log.attempt_number), (SUB, 0));
+    assert!(log.error_details.as_ref().unwrap().contains("backlog of 7"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_refused_delivery_stays_with_its_event_when_a_batch_is_halved() {
+    for position in 0..4 {
+        let (under, replies) = one_batch(|under| {
+            under.store.refuse(holds_bad_delivery);
+            (1..=3).for_each(|n| under.record(under.nth_id(n)));
+            let mut replies = Vec::new();
+            for n in 0..4 {
+                replies.push(under.submit(SUB, if n == position { "bad" } else { "good" }));
+                replies.push(under.submit_event_with_refusal("order.created"));
+            }
+            replies
+        })
+        .await;
+        assert_eq!(read_all(replies).await.iter().filter(|answer| answer.is_err()).count(), 1);
+        under.quiet().await;
+        for batch in under.store.stored_batches() {
+            let refused = batch.deliveries.iter().filter(|row| row.event_id.is_some() && row.subscription_id == SUB);
+            let refused: Vec<_> = refused.map(|row| row.id).collect();
+            let ended: Vec<_> =
+                batch.logs.iter().filter(|log| log.attempt_number == 0).map(|log| log.delivery_id).collect();
+            assert_eq!(ended, refused);
+        }
+        assert!((1..=3).all(|n| under.told().contains(&Told::Recorded(under.nth_id(n)))));
+    }
+}

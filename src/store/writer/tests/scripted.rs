@@ -238,7 +238,7 @@ impl DeliverySink for Journal {
 }
 
 impl RecordSink for Journal {
-    fn recorded(&self, id: DeliveryId) {
+    fn recorded(&self, id: DeliveryId, _: Attempt) {
         self.write(Told::Recorded(id));
     }
     fn positioned(&self, position: Option<DeliveryId>) {
@@ -304,8 +304,27 @@ impl Under {
             ordering_key: None,
             payload: Bytes::from_static(b"1"),
             subscriptions: [super::SUB, super::OTHER].into(),
+            refused: [].into(),
         };
         self.submit_what(what, Some(keyed(event_type, 0))).expect("the queue takes it")
+    }
+
+    /// An event that one subscription takes, and another has no room for.
+    pub fn submit_event_with_refusal(&self, event_type: &str) -> Reply {
+        let what = What::Event {
+            tenant: "t".into(),
+            event_type: event_type.into(),
+            ordering_key: None,
+            payload: Bytes::from_static(b"1"),
+            subscriptions: [super::OTHER].into(),
+            refused: [Refused {
+                subscription_id: super::SUB,
+                target_url: "http://127.0.0.1:9/".into(),
+                max_backlog: 7,
+            }]
+            .into(),
+        };
+        self.submit_what(what, None).expect("the queue takes it")
     }
 
     fn submit_what(&self, what: What, key: Option<Key>) -> Result<Reply, WriteError> {
@@ -323,11 +342,25 @@ impl Under {
         self.writer.record(Record { urgent: false, ..self.record_of(id, RetryChange::None, None) });
     }
 
-    pub fn record_with(&self, id: DeliveryId, retry: RetryChange, permit: Option<OwnedSemaphorePermit>) {
+    pub fn record_with(&self, id: DeliveryId, retry: RetryChange, permit: Option<Permit>) {
         self.writer.record(self.record_of(id, retry, permit));
     }
 
-    fn record_of(&self, delivery_id: DeliveryId, retry: RetryChange, permit: Option<OwnedSemaphorePermit>) -> Record {
+    /// A log row, and an event that goes with it.
+    pub fn record_announced(&self, id: DeliveryId, event_type: &str) {
+        let what = What::Event {
+            tenant: "t".into(),
+            event_type: event_type.into(),
+            ordering_key: None,
+            payload: Bytes::from_static(b"1"),
+            subscriptions: [super::OTHER].into(),
+            refused: [].into(),
+        };
+        let announcement = Some(Box::new(Announcement { claim: Claim::on(self.sink.clone()), what }));
+        self.writer.record(Record { announcement, ..self.record_of(id, RetryChange::None, None) });
+    }
+
+    fn record_of(&self, delivery_id: DeliveryId, retry: RetryChange, permit: Option<Permit>) -> Record {
         let log = AttemptLog {
             id: Uuid::nil(),
             delivery_id,
@@ -341,7 +374,7 @@ impl Under {
             duration_ms: 1,
             response_body: Some("text".to_owned()),
         };
-        Record { sink: self.sink.clone(), log, retry, permit, urgent: true }
+        Record { sink: self.sink.clone(), log, retry, permit, announcement: None, urgent: true }
     }
 
     /// What the sinks were told so far, in order.

@@ -2,16 +2,18 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::*;
-use crate::delivery::{Defaults, Settings};
+use crate::delivery::{AttemptClass, AttemptResult, Defaults, DisabledReason, Outcome, RetryChange, Settings};
 
-const SUBSCRIPTION: SubscriptionId = SubscriptionId(1);
+pub(super) const SUBSCRIPTION: SubscriptionId = SubscriptionId(1);
 const WINDOW: usize = 4;
+/// A failure that neither the window nor the breaker minds.
+pub(super) const REFUSED: u16 = 404;
 
-fn id(n: u128) -> DeliveryId {
+pub(super) fn id(n: u128) -> DeliveryId {
     DeliveryId(Uuid::from_u128(n << 64))
 }
 
-fn delivery(n: u128) -> Delivery {
+pub(super) fn delivery(n: u128) -> Delivery {
     Delivery {
         ordering_key: None,
         id: id(n),
@@ -22,19 +24,20 @@ fn delivery(n: u128) -> Delivery {
     }
 }
 
-fn answer(status: u16) -> AttemptResult {
+pub(super) fn answer(status: u16) -> AttemptResult {
     AttemptResult {
         started_at: Timestamp(0),
         duration: Duration::ZERO,
         http_status: Some(status),
         retry_after: None,
         error_details: (!(200..300).contains(&status)).then(|| format!("answered {status}")),
+        class: AttemptClass::Answered,
         response_body: None,
     }
 }
 
 /// A machine with its clock and what it asked for, in order.
-fn limits(schedule: &str) -> Limits {
+pub(super) fn limits(schedule: &str) -> Limits {
     let defaults = Defaults {
         schedule: schedule.parse().expect("a schedule"),
         attempt_timeout: Duration::from_secs(10),
@@ -43,20 +46,20 @@ fn limits(schedule: &str) -> Limits {
     Limits { max_concurrency: WINDOW, ..Settings::default().limits(&defaults, None) }
 }
 
-fn configured(enabled: bool) -> Input {
+pub(super) fn configured(enabled: bool) -> Input {
     Input::Configured { enabled, limits: Box::new(limits("10s")) }
 }
 
-struct Bench {
-    machine: Machine,
-    now: Timestamp,
-    attempts: Vec<(DeliveryId, u32, Timestamp)>,
-    records: Vec<(DeliveryId, u32, Outcome, RetryChange)>,
-    others: Vec<Action>,
+pub(super) struct Bench {
+    pub machine: Machine,
+    pub now: Timestamp,
+    pub attempts: Vec<(DeliveryId, u32, Timestamp)>,
+    pub records: Vec<(DeliveryId, u32, Outcome, RetryChange)>,
+    pub others: Vec<Action>,
 }
 
 impl Bench {
-    fn new(schedule: &str) -> Self {
+    pub fn new(schedule: &str) -> Self {
         let limits = limits(schedule);
         Self {
             machine: Machine::new(SUBSCRIPTION, limits, true),
@@ -67,7 +70,7 @@ impl Bench {
         }
     }
 
-    fn started(schedule: &str) -> Self {
+    pub fn started(schedule: &str) -> Self {
         let mut bench = Self::new(schedule);
         bench.give(Input::Started {
             cursor: DeliveryId::MIN,
@@ -79,7 +82,7 @@ impl Bench {
         bench
     }
 
-    fn give(&mut self, input: Input) {
+    pub fn give(&mut self, input: Input) {
         self.machine.handle(self.now, input);
         while let Some(action) = self.machine.poll_action() {
             match action {
@@ -91,19 +94,19 @@ impl Bench {
     }
 
     /// The attempt under way ends with this status, and its record becomes durable.
-    fn finish(&mut self, n: u128, status: u16) {
+    pub fn finish(&mut self, n: u128, status: u16) {
         self.give(Input::Attempted { id: id(n), result: answer(status), stale: false });
         self.give(Input::Recorded(id(n)));
     }
 
     /// Lets time pass to the machine's deadline and wakes it, payloads included.
-    fn wake(&mut self) {
+    pub fn wake(&mut self) {
         self.now = self.machine.deadline().expect("something to wait for").max(self.now);
         self.give(Input::Woken);
         self.answer_loads();
     }
 
-    fn answer_loads(&mut self) {
+    pub fn answer_loads(&mut self) {
         for action in std::mem::take(&mut self.others) {
             match action {
                 Action::LoadPayloads(asked) => {
@@ -115,7 +118,7 @@ impl Bench {
         }
     }
 
-    fn attempted(&self) -> Vec<DeliveryId> {
+    pub fn attempted(&self) -> Vec<DeliveryId> {
         self.attempts.iter().map(|(id, ..)| *id).collect()
     }
 }
@@ -282,7 +285,7 @@ fn retries_beyond_what_is_held_are_read_again_and_none_is_lost() {
     let mut bench = Bench::started("10s");
     for n in 1..=total {
         bench.give(Input::Accepted(delivery(n)));
-        bench.finish(n, 500);
+        bench.finish(n, REFUSED);
     }
     bench.now = bench.now + Duration::from_secs(60);
     bench.give(Input::Woken);
@@ -376,7 +379,7 @@ fn a_retry_that_is_recorded_while_the_rest_is_being_read_is_not_lost() {
     let mut bench = Bench::started("10s,10s");
     for n in 1..=total {
         bench.give(Input::Accepted(delivery(n)));
-        bench.finish(n, 500);
+        bench.finish(n, REFUSED);
     }
     bench.give(Input::Accepted(delivery(total + 1)));
     bench.now = bench.now + Duration::from_secs(60);
@@ -390,7 +393,7 @@ fn a_retry_that_is_recorded_while_the_rest_is_being_read_is_not_lost() {
         }
     }
     // Its row is younger than the answer that is on its way.
-    bench.finish(total + 1, 500);
+    bench.finish(total + 1, REFUSED);
     bench.give(Input::Retries { retries: vec![], all: true });
     let waits = bench.machine.deadline().expect("it waits for its retry").since(bench.now);
     assert!(waits >= Duration::from_secs(10), "waits {waits:?}");
@@ -426,8 +429,8 @@ fn attempts_that_were_not_made_are_given_back_and_made_in_order_later() {
     bench.finish(2, 200);
     assert!(matches!(bench.others[..], [Action::LoadPage { after, .. }] if after == id(1).predecessor()));
     bench.give(Input::Page { deliveries: vec![delivery(1), delivery(3)], caught_up: Some(id(3)) });
-    assert_eq!(bench.attempted(), [1, 2, 3, 1, 3].map(id));
     [1, 3].into_iter().for_each(|n| bench.finish(n, 200));
+    assert_eq!(bench.attempted(), [1, 2, 3, 1, 3].map(id));
     assert_eq!(bench.machine.tried_through(), id(3));
 }
 
