@@ -111,10 +111,10 @@ impl PostgresStore {
                      SELECT FROM deliveries d
                      WHERE (d.subscription_id, d.id) > ($1, $2) AND (d.subscription_id, d.id) <= ($1, $3) AND d.id > $2
                      LIMIT $4::bigint + (SELECT n FROM tried)
-                 ) some
+                 ) counted
              )
              SELECT (SELECT n FROM above) - (SELECT n FROM tried) + (
-                 SELECT count(*) FROM (SELECT FROM retries r WHERE r.subscription_id = $1 LIMIT $4) some
+                 SELECT count(*) FROM (SELECT FROM retries r WHERE r.subscription_id = $1 LIMIT $4) counted
              ) AS n";
         // Far from the end of what a bigint holds, so that two of them can be added.
         let most = i64::try_from(cap).unwrap_or(i64::MAX).min(i64::MAX / 4);

@@ -132,7 +132,7 @@ pub async fn a_delivery_that_failed_in_the_batch_that_brought_it_is_no_backlog(b
     assert_eq!(store.backlog(full, DeliveryId::MIN, 10).await.unwrap(), 0);
     assert_eq!(recover(&store).await.untried, [other]);
     assert_eq!(store.unfinished(&[batch.deliveries[0].id]).await.unwrap().len(), 0);
-    assert_eq!(store.delivery(batch.deliveries[0].id).await.unwrap().unwrap().attempts, [refused.clone()]);
+    assert_eq!(store.delivery(batch.deliveries[0].id).await.unwrap().unwrap().attempts, std::slice::from_ref(&refused));
     assert_eq!(store.logs(full, None, 10).await.unwrap(), [refused]);
     let shown = store.event_deliveries(batch.events[0].id, DeliveryId::MIN, 10).await.unwrap();
     assert_eq!(shown[0].last_outcome, Some(Outcome::Failure));
