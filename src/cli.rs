@@ -38,6 +38,7 @@ Environment, under the flags and over the file:
   HOOKPOST_AUTH              off: nobody is asked who they are (API keys come later)
   HOOKPOST_RETRY_SCHEDULE    waits between attempts [default: 10s,30s,1m,5m,15m]
   HOOKPOST_ATTEMPT_TIMEOUT   deadline of a whole attempt [default: 10s]
+  HOOKPOST_DNS_SERVERS       name servers to ask instead of the system's: 10.0.0.2:53,10.0.0.3:53
   HOOKPOST_RETENTION         how long deliveries and logs are kept [default: 72h]
   HOOKPOST_ALLOW_TARGETS     private ranges that may be targets, such as 10.1.0.0/16
   HOOKPOST_LOG               level or filter, such as info,hookpost=debug [default: info]

@@ -1,5 +1,6 @@
 //! The whole service over real sockets and real stores; files mirror the routes and the promises.
 
+mod announcements;
 mod app;
 mod bad_input;
 mod crash;

@@ -76,7 +76,7 @@ async fn keys_keep_their_order(backend: Backend, seed: u64) {
     let subscription = app.subscribe_with(&receiver.url(), settings("ordering_key")).await;
     let mut accepted = BTreeMap::<String, Vec<String>>::new();
     for n in 0..EVENTS {
-        let key = format!("key {}", random.random_range(0..KEYS));
+        let key = format!("key-{}", random.random_range(0..KEYS));
         let id = app.ingest_keyed(subscription, &key, json!({ "key": key, "n": n })).await;
         accepted.entry(key).or_default().push(id);
     }

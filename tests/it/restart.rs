@@ -34,7 +34,7 @@ async fn a_retry_goes_on_after_a_restart_at_its_due_time(backend: Backend) {
 async fn what_was_not_attempted_before_a_stop_is_attempted_after_it(backend: Backend) {
     const EVENTS: usize = 80;
     let app = Builder::new(backend).await.schedule("10ms").attempt_timeout(Duration::from_millis(500)).start().await;
-    let mut receiver = Receiver::start([Script::Hang; 32]).await;
+    let mut receiver = Receiver::start([Script::Hang; 8]).await;
     let subscription = app.subscribe(&receiver.url()).await;
     let mut waiting = std::collections::BTreeSet::new();
     for n in 0..EVENTS {
