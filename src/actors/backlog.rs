@@ -64,6 +64,11 @@ impl Backlog {
         }
     }
 
+    /// So many were there before the first that was committed since.
+    pub fn began_with(&mut self, count: u64) {
+        self.counted = Counted::Known { count, or_more: false };
+    }
+
     /// They are all in memory, and these are all.
     pub fn is_exactly(&mut self, count: u64) {
         self.counted = Counted::Known { count, or_more: false };
@@ -146,6 +151,16 @@ impl DrainRate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_committed_before_the_actor_had_started_counts() {
+        let mut backlog = Backlog::new(Timestamp(0));
+        backlog.committed();
+        assert_eq!(backlog.count(), None);
+        backlog.began_with(2);
+        backlog.committed();
+        assert_eq!(backlog.count(), Some(4));
+    }
 
     const NOW: Timestamp = Timestamp(1_750_000_000_000);
 

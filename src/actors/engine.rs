@@ -9,6 +9,7 @@ use ractor::{Actor, ActorRef};
 use tokio::sync::{SetOnce, broadcast, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
+use uuid::Uuid;
 
 use super::announce;
 use super::entry::{Entry, Full, Unclaimed};
@@ -119,6 +120,8 @@ pub struct Published {
     pub deliveries: Vec<(SubscriptionId, DeliveryId)>,
     /// Those recorded as failed because the backlog of their subscription is full.
     pub refused: Vec<(SubscriptionId, DeliveryId)>,
+    /// Accepted before, and removed by retention since: its deliveries are not known any more.
+    pub gone: bool,
 }
 
 /// A subscription's actor at one moment.
@@ -309,21 +312,36 @@ impl Engine {
         key: Option<RequestKey>,
     ) -> Result<Accepted<DeliveryId>, AcceptError> {
         let id = active.subscription.id;
-        if active.subscription.disabled.is_some() {
-            return Err(AcceptError::Disabled(id));
-        }
         let node = &self.handles()?.node;
         if node.is_draining() {
             return Err(AcceptError::unavailable("this process is stopping"));
         }
+        let key = key.map(|key| key.in_scope(format!("ingest/{id}")));
         let payload = active.entry.account.admit(payload).ok_or(AcceptError::BUSY)?;
-        let claim = self.claim(active).await?;
-        let scope = || format!("ingest/{id}");
+        let claim = match self.claim(active).await {
+            Ok(claim) => claim,
+            // What it refuses now it may have taken before: then the producer has missed the answer.
+            Err(refusal) => match self.answered_before(key.as_ref()).await? {
+                Some(outcome) => return Ok(Accepted { outcome: DeliveryId(outcome), replayed: true }),
+                None => return Err(refusal),
+            },
+        };
         let what = What::Delivery { subscription_id: id, event_type, ordering_key, payload };
-        match write(node, claim, what, key.map(|key| key.in_scope(scope()))).await? {
+        match write(node, claim, what, key).await? {
             Stored::Delivery(delivery) => Ok(Accepted { outcome: delivery, replayed: false }),
             Stored::Before(outcome) => Ok(Accepted { outcome: DeliveryId(outcome), replayed: true }),
             Stored::Event { .. } => Err(AcceptError::Rejected("a delivery became an event".to_owned())),
+        }
+    }
+
+    /// What the first request with this key came to, if there was one.
+    async fn answered_before(&self, key: Option<&Key>) -> Result<Option<Uuid>, AcceptError> {
+        let Some(key) = key else { return Ok(None) };
+        let held = self.store.idempotency_keys(&[(key.scope.clone(), key.key.clone())]).await?;
+        match held.first() {
+            Some(first) if first.request_hash == key.request_hash => Ok(Some(first.outcome)),
+            Some(_) => Err(AcceptError::KeyReused),
+            None => Ok(None),
         }
     }
 
@@ -337,7 +355,7 @@ impl Engine {
         match fan_out::publish(node, supervisor, event, key).await? {
             Stored::Event { id, mut deliveries, refused } => {
                 deliveries.extend(&refused);
-                Ok(Accepted { outcome: Published { id, deliveries, refused }, replayed: false })
+                Ok(Accepted { outcome: Published { id, deliveries, refused, gone: false }, replayed: false })
             }
             Stored::Before(outcome) => {
                 let published = self.published(EventId(outcome)).await?;
@@ -361,7 +379,8 @@ impl Engine {
                 }
             }
             if page.len() < PAGE {
-                return Ok(Published { id, deliveries, refused });
+                let gone = deliveries.is_empty() && self.store.event(id).await?.is_none();
+                return Ok(Published { id, deliveries, refused, gone });
             }
         }
     }
@@ -376,6 +395,9 @@ impl Engine {
     /// or the subscription was deleted.
     async fn claim(&self, active: &Active) -> Result<Claim, AcceptError> {
         let id = active.subscription.id;
+        if active.subscription.disabled.is_some() {
+            return Err(AcceptError::Disabled(id));
+        }
         let again = match active.entry.claim() {
             Ok(()) => return Ok(Claim::on(active.entry.clone())),
             Err(Unclaimed::Closed) => self.activate(id).await?,
@@ -387,10 +409,14 @@ impl Engine {
 
     /// Puts a new subscription where its first event will look for it.
     pub async fn subscription_created(&self, subscription: &Subscription) {
-        if let Some(Handles { node, .. }) = self.running.get() {
-            node.matches.forget();
+        match self.running.get() {
+            Some(Handles { node, .. }) => {
+                node.matches.forget();
+                self.cache.put(subscription).await;
+            }
+            // The process that delivers has to hear of it: it may just have asked who wants such events.
+            None => self.cache.changed(subscription).await,
         }
-        self.cache.put(subscription).await;
     }
 
     /// Tells everyone who caches it that this subscription has changed. Events that come after it see the change.

@@ -292,8 +292,9 @@ impl Entry {
         }
         intake.started = true;
         intake.behind = intake.must_look || intake.last_committed > intake.tried_through;
-        if let (Some(retries), false) = (all_retries, intake.behind) {
-            intake.backlog.is_exactly(retries as u64);
+        // With nothing to look for, what is untried was committed since the entry was made.
+        if let (Some(retries), false) = (all_retries, intake.must_look) {
+            intake.backlog.began_with(retries as u64);
         }
         (intake.tried_through, intake.behind)
     }

@@ -24,6 +24,8 @@ pub(super) const MAX_FAN_OUT: usize = 100_000;
 const MATCHES_TTL: Duration = Duration::from_secs(1);
 /// Most subscription ids that are kept in answers: 8 MB.
 const MAX_MATCHES: usize = 1_000_000;
+/// Most answers that are kept: 1 MB. A producer that puts ids into event types asks for a new one each time.
+const MAX_ANSWERS: usize = 4096;
 
 /// Hands the deliveries of one event to the actors that run, and leaves word for the supervisor of the others.
 pub(super) struct FanOut {
@@ -54,7 +56,7 @@ impl DeliverySink for FanOut {
     fn released(&self) {
         self.account.submitted();
         // After the commit, and once for all of them: the actors of a large fan-out are started a few at a time.
-        if self.node.has_unclaimed() {
+        if self.node.has_fresh() {
             let _ = self.supervisor.cast(supervisor::Message::Unclaimed);
         }
     }
@@ -105,8 +107,30 @@ pub(super) struct Matches {
     answers: Mutex<Answers>,
 }
 
-/// By tenant and event type.
-type Answers = HashMap<(Arc<str>, Arc<str>), Answer>;
+#[derive(Default)]
+struct Answers {
+    /// By tenant and event type.
+    by_type: HashMap<(Arc<str>, Arc<str>), Answer>,
+    /// Subscription ids in them.
+    ids: usize,
+}
+
+impl Answers {
+    fn keep(&mut self, key: (Arc<str>, Arc<str>), answer: Answer) {
+        self.ids += answer.subscriptions.len();
+        if let Some(before) = self.by_type.insert(key, answer) {
+            self.ids -= before.subscriptions.len();
+        }
+        if self.by_type.len() > MAX_ANSWERS || self.ids > MAX_MATCHES {
+            // Seldom, so that it costs an insertion little: what it leaves is of the last second.
+            self.by_type.retain(|_, answer| answer.read_at.elapsed() < MATCHES_TTL);
+            if self.by_type.len() > MAX_ANSWERS / 2 || self.ids > MAX_MATCHES {
+                self.by_type.clear();
+            }
+            self.ids = self.by_type.values().map(|answer| answer.subscriptions.len()).sum();
+        }
+    }
+}
 
 struct Answer {
     generation: u64,
@@ -130,7 +154,7 @@ impl Matches {
         // Read before the store is: what changes meanwhile makes the answer old.
         let generation = self.generation.load(Ordering::Relaxed);
         let key = (tenant.clone(), event_type.clone());
-        if let Some(answer) = self.lock().get(&key)
+        if let Some(answer) = self.lock().by_type.get(&key)
             && answer.generation == generation
             && answer.read_at.elapsed() < MATCHES_TTL
         {
@@ -138,12 +162,7 @@ impl Matches {
         }
         let read_at = Instant::now();
         let subscriptions: Arc<[SubscriptionId]> = store.matching(tenant, event_type).await?.into();
-        let mut answers = self.lock();
-        let kept: usize = answers.values().map(|answer| answer.subscriptions.len() + 1).sum();
-        if kept + subscriptions.len() >= MAX_MATCHES {
-            answers.clear();
-        }
-        answers.insert(key, Answer { generation, read_at, subscriptions: subscriptions.clone() });
+        self.lock().keep(key, Answer { generation, read_at, subscriptions: subscriptions.clone() });
         Ok(subscriptions)
     }
 

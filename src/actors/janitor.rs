@@ -63,7 +63,14 @@ impl Janitor {
             }
             tokio::time::sleep(BREATH).await;
         }
-        total.add(&store.prune_keys(now - KEYS_KEPT, PRUNE_LIMIT).await?);
+        loop {
+            let counts = store.prune_keys(now - KEYS_KEPT, PRUNE_LIMIT).await?;
+            total.add(&counts);
+            if !counts.more {
+                break;
+            }
+            tokio::time::sleep(BREATH).await;
+        }
         Ok(total)
     }
 }

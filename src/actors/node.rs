@@ -60,6 +60,8 @@ pub(super) struct Node {
     /// The first delivery of each subscription that was committed while it had no actor. Held while an entry is made, so
     /// that a delivery is either here or handed to the entry.
     unclaimed: Mutex<BTreeMap<SubscriptionId, DeliveryId>>,
+    /// Those among them that the supervisor has not heard of. Locked after `unclaimed`, if both are.
+    fresh: Mutex<Vec<SubscriptionId>>,
     directory: RwLock<HashMap<SubscriptionId, Arc<Entry>>>,
 }
 
@@ -76,6 +78,7 @@ impl Node {
             matches: Matches::default(),
             changed: Notify::new(),
             unclaimed: Mutex::default(),
+            fresh: Mutex::default(),
             directory: RwLock::default(),
         })
     }
@@ -115,7 +118,10 @@ impl Node {
             None => Some(delivery.id),
         };
         if let Some(delivery) = refused {
-            unclaimed.entry(id).or_insert(delivery);
+            unclaimed.entry(id).or_insert_with(|| {
+                self.fresh().push(id);
+                delivery
+            });
         }
     }
 
@@ -124,8 +130,18 @@ impl Node {
         self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn has_unclaimed(&self) -> bool {
-        !self.unclaimed().is_empty()
+    /// Whether the supervisor has to hear of some.
+    pub fn has_fresh(&self) -> bool {
+        !self.fresh().is_empty()
+    }
+
+    /// Those that it has not heard of.
+    pub fn take_fresh(&self) -> Vec<SubscriptionId> {
+        std::mem::take(&mut *self.fresh())
+    }
+
+    fn fresh(&self) -> MutexGuard<'_, Vec<SubscriptionId>> {
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes an entry with what waits for it, and puts it into the directory.

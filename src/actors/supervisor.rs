@@ -138,7 +138,11 @@ impl Actor for Supervisor {
             Message::Hint(id, version) => state.hint(id, version),
             Message::Restart(entry) => state.restart(&entry).await?,
             Message::Unclaimed => state.claim(),
-            Message::Due => state.look_for_due(),
+            Message::Due => {
+                // Whose word was lost.
+                state.claim();
+                state.look_for_due();
+            }
             Message::DueFound(ids) => ids.into_iter().for_each(|id| state.activate(id, None)),
             Message::Review => state.review(),
             Message::Reconcile => state.reconcile(),
@@ -225,7 +229,11 @@ impl State {
                 self.load_later(id);
                 return Ok(());
             }
-            Err(error) => Err(AcceptError::from(error)),
+            Err(error) => {
+                self.claim_one(id);
+                self.recover_some();
+                Err(AcceptError::from(error))
+            }
             Ok(Some(read)) if !activation.deleted => {
                 let newer = activation.changed.take().map(|changed| *changed).filter(|c| c.version > read.version);
                 self.start(newer.unwrap_or(read), activation.recover_from).await.map(Ok)?
@@ -318,13 +326,20 @@ impl State {
 
     /// Starts the actors of those that have deliveries and none.
     fn claim(&mut self) {
-        let waiting: Vec<_> = self.node.unclaimed().iter().map(|(id, first)| (*id, first.predecessor())).collect();
-        for (id, from) in waiting {
+        for id in self.node.take_fresh() {
+            // An activation under way takes them over, or claims them when it fails.
             if !self.activations.contains_key(&id) {
-                self.to_recover.entry(id).or_insert(from);
+                self.claim_one(id);
             }
         }
         self.recover_some();
+    }
+
+    fn claim_one(&mut self, id: SubscriptionId) {
+        let first = self.node.unclaimed().get(&id).copied();
+        if let Some(first) = first {
+            self.to_recover.entry(id).or_insert(first.predecessor());
+        }
     }
 
     fn changed(&mut self, subscription: Box<Subscription>) {
@@ -359,8 +374,8 @@ impl State {
 
     /// A subscription without an actor is looked at, too: it may have been enabled, with a backlog.
     fn hint(&self, id: SubscriptionId, version: i64) {
-        self.node.matches.forget();
         if self.node.entry(id).is_none_or(|entry| entry.config().subscription.version < version) {
+            self.node.matches.forget();
             self.refresh(id);
         }
     }

@@ -125,7 +125,7 @@ impl<'a> Shown<'a> {
         let status_url = format!("/events/{}", event.id);
         Self {
             next: listed.last().filter(|_| more).map(|last| format!("{status_url}?after={}", last.delivery_id)),
-            note: all.is_empty().then(|| unwanted(tenant, event_type)),
+            note: all.is_empty().then(|| if event.gone { GONE.to_owned() } else { unwanted(tenant, event_type) }),
             event_id: event.id,
             event_type,
             tenant,
@@ -136,6 +136,8 @@ impl<'a> Shown<'a> {
         }
     }
 }
+
+const GONE: &str = "this request was accepted before; its event has outlived its retention, and its deliveries with it";
 
 fn unwanted(tenant: &str, event_type: &str) -> String {
     format!("no enabled subscription of tenant {tenant} wants events of type {event_type}; the event is kept")
@@ -155,7 +157,8 @@ mod tests {
 
     fn shown(deliveries: usize) -> Value {
         let deliveries_made = (1..=deliveries).map(made).collect();
-        let event = Published { id: EventId(Uuid::nil()), deliveries: deliveries_made, refused: Vec::new() };
+        let event =
+            Published { id: EventId(Uuid::nil()), deliveries: deliveries_made, refused: Vec::new(), gone: false };
         let shown = json!(Shown::new("acme", "order.created", &event));
         assert_matches("Published", &shown);
         assert_eq!(shown["matched"], deliveries);
@@ -184,6 +187,13 @@ mod tests {
     }
 
     #[test]
+    fn an_event_that_retention_took_is_not_called_unwanted() {
+        let event = Published { id: EventId(Uuid::nil()), deliveries: vec![], refused: vec![], gone: true };
+        let shown = json!(Shown::new("acme", "order.created", &event));
+        assert!(shown["note"].as_str().is_some_and(|note| note.contains("outlived its retention")), "{shown}");
+    }
+
+    #[test]
     fn deliveries_beyond_the_limit_are_counted_and_behind_next() {
         let whole = shown(MAX_LISTED);
         assert_eq!(whole["deliveries"].as_array().unwrap().len(), MAX_LISTED);
@@ -200,7 +210,7 @@ mod tests {
         for named_twice in [false, true] {
             let mut deliveries = vec![made(1), made(3)];
             deliveries.extend(named_twice.then(|| made(2)));
-            let event = Published { id: EventId(Uuid::nil()), deliveries, refused: vec![made(2)] };
+            let event = Published { id: EventId(Uuid::nil()), deliveries, refused: vec![made(2)], gone: false };
             let shown = json!(Shown::new("acme", "order.created", &event));
             assert_matches("Published", &shown);
             assert_eq!((&shown["matched"], &shown["refused_count"]), (&json!(3), &json!(1)));

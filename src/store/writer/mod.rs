@@ -108,6 +108,13 @@ pub struct Key {
     pub request_hash: [u8; 32],
 }
 
+impl Key {
+    /// What it is told from others by.
+    fn name(&self) -> (Arc<str>, Arc<str>) {
+        (self.scope.clone(), self.key.clone())
+    }
+}
+
 /// What is to be made durable.
 #[derive(Debug)]
 pub enum What {
@@ -151,6 +158,14 @@ pub struct Refused {
 }
 
 impl What {
+    /// Rows of the batch that it comes to.
+    fn rows(&self) -> usize {
+        match self {
+            Self::Delivery { .. } => 1,
+            Self::Event { subscriptions, refused, .. } => 1 + subscriptions.len() + refused.len(),
+        }
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Self::Delivery { payload, .. } | Self::Event { payload, .. } => payload.len(),

@@ -75,11 +75,6 @@ impl Pending {
         }
     }
 
-    /// Whether a submission with this key is in the batch already: the second has to wait for what becomes of the first.
-    pub fn holds(&self, key: &Key) -> bool {
-        self.batch.keys.iter().any(|held| held.key == key.key && held.scope == key.scope)
-    }
-
     /// Takes a submission in; the id of its last delivery, if it has any.
     pub fn add(&mut self, now: Timestamp, submission: Submission, next_id: impl FnMut() -> Uuid) -> Option<DeliveryId> {
         let Submission { claim, what, key, reply } = submission;
@@ -209,6 +204,17 @@ impl Pending {
                 }
                 (Some(_), _) => part.answer(Err(WriteError::KeyReused)),
                 (None, _) => self.put_back(part),
+            }
+        }
+    }
+
+    /// Answers those that came with a key that the store cannot be asked for. Nothing of theirs is stored.
+    pub fn refuse_keyed(&mut self) {
+        for mut part in self.take_apart() {
+            if part.key.is_some() {
+                part.answer(Err(WriteError::Unavailable { ambiguous: false }));
+            } else {
+                self.put_back(part);
             }
         }
     }

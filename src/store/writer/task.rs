@@ -10,12 +10,14 @@ use uuid::Uuid;
 use super::super::ids::IdSource;
 use super::super::{Store, StoreError};
 use super::pending::Pending;
-use super::{Shared, WriteError};
+use super::{Key, Shared, WriteError};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 
 /// Most deliveries, and most logs, in one commit: past this a batch gets slower and not cheaper.
 pub(super) const MAX_BATCH_ROWS: usize = 1024;
+/// Most submissions with a key that is in the batch already which are passed over for one batch.
+const MAX_SET_ASIDE: usize = 256;
 /// Most payload in one commit, so that one statement stays far below what a server takes.
 const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// Bounds between tries to reach a store that is away.
@@ -70,20 +72,33 @@ impl Task {
         let wall = self.clock.wall();
         let mut queue = self.shared.lock();
         let mut pending = Pending::new();
-        let mut bytes = 0;
-        while pending.batch.deliveries.len() < MAX_BATCH_ROWS && bytes < MAX_BATCH_BYTES {
+        let (mut rows, mut bytes) = (0, 0);
+        let (mut keys, mut repeated, mut abandoned) = (HashSet::new(), Vec::new(), Vec::new());
+        while rows < MAX_BATCH_ROWS && bytes < MAX_BATCH_BYTES && repeated.len() < MAX_SET_ASIDE {
             let Some(submission) = queue.submissions.pop_front() else { break };
             // Its producer went away before anything was stored: nothing is owed.
             if submission.reply.is_closed() {
+                abandoned.push(submission);
                 continue;
             }
-            if submission.key.as_ref().is_some_and(|key| pending.holds(key)) {
+            // The second with a key waits for what becomes of the first.
+            if submission.key.as_ref().is_some_and(|key| keys.contains(&key.name())) {
+                repeated.push(submission);
+                continue;
+            }
+            // A large fan-out has a commit of its own: it makes others wait, and does not take them with it.
+            if rows > 0 && rows + submission.what.rows() > MAX_BATCH_ROWS {
                 queue.submissions.push_front(submission);
                 break;
             }
+            keys.extend(submission.key.as_ref().map(Key::name));
+            rows += submission.what.rows();
             bytes += submission.what.bytes();
             let last = pending.add(wall, submission, || self.ids.next(wall));
             queue.last_id = last.unwrap_or(queue.last_id);
+        }
+        for submission in repeated.into_iter().rev() {
+            queue.submissions.push_front(submission);
         }
         if queue.closing || queue.records.are_due(pending.taken_at) {
             // What they announce is bounded like what was submitted, and never keeps the first of them waiting.
@@ -101,6 +116,8 @@ impl Task {
         pending.batch.watermark = queue.watermark.take();
         queue.unsettled_from = pending.batch.deliveries.first().map(|delivery| delivery.id);
         drop(queue);
+        // Not before: whoever hears that a claim is given up takes locks of its own, and may hold one while it waits for ours.
+        drop(abandoned);
         (!pending.batch.is_empty()).then_some(pending)
     }
 
@@ -120,6 +137,11 @@ impl Task {
                 Err(error) if error.is_retryable() => {
                     self.is_down(&error);
                     self.reconnect(&mut pending).await?;
+                    // What one commit cannot take in time it will not take the next time either, and everyone waits for it.
+                    if pending.batch.events.len() == 1 && pending.batch.deliveries.len() > MAX_BATCH_ROWS {
+                        pending.refuse(&WriteError::Unavailable { ambiguous: false });
+                        pending.keep_unstored(&HashSet::new(), true);
+                    }
                     if pending.batch.is_empty() {
                         // The next batch tells whether it can be written to; until then it is let in.
                         self.shared.lock().down = false;
@@ -136,7 +158,15 @@ impl Task {
             let keys: Vec<_> = pending.batch.keys.iter().map(|key| (key.scope.clone(), key.key.clone())).collect();
             // This process alone commits, so what is not held now is not held at the commit; the unique index would
             // refuse it if it were.
-            pending.answer_held(self.store.idempotency_keys(&keys).await?);
+            match self.store.idempotency_keys(&keys).await {
+                Ok(held) => pending.answer_held(held),
+                // A read that finds no connection is no reason to refuse what has no key.
+                Err(error) if error.is_retryable() => {
+                    tracing::warn!(%error, "idempotency keys could not be looked up; their events are refused");
+                    pending.refuse_keyed();
+                }
+                Err(error) => return Err(error),
+            }
             if pending.batch.is_empty() {
                 return Ok(());
             }

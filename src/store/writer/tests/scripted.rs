@@ -45,6 +45,8 @@ struct State {
     /// When the script is through.
     then: Outcome,
     away: bool,
+    /// Only reads of keys fail.
+    keys_unread: bool,
     owned_by_another: bool,
     refuses: Refuses,
     tried: Vec<Batch>,
@@ -57,6 +59,7 @@ impl Scripted {
             script: script.into_iter().collect(),
             then: Outcome::Done,
             away: false,
+            keys_unread: false,
             owned_by_another: false,
             refuses: |_| false,
             tried: Vec::new(),
@@ -72,6 +75,11 @@ impl Scripted {
     /// Everything but a commit that is under way fails from now on.
     pub fn go_away(&self) {
         self.state().away = true;
+    }
+
+    /// Keys cannot be looked up from now on.
+    pub fn fail_key_reads(&self) {
+        self.state().keys_unread = true;
     }
 
     pub fn come_back(&self) {
@@ -169,6 +177,9 @@ scripted! {
             Ok(ids.iter().copied().filter(|id| stored.contains(id)).collect())
         }
         async fn idempotency_keys(&self, keys: &[(Arc<str>, Arc<str>)]) -> Result<Vec<IdempotencyKey>> {
+            if self.state().keys_unread {
+                return Err(StoreError::Unavailable("no connection within its deadline".to_owned()));
+            }
             let held = self.ask(|state| rows(state, |batch| batch.keys.clone()))?;
             Ok(held.into_iter().filter(|row| keys.contains(&(row.scope.clone(), row.key.clone()))).collect())
         }
@@ -307,6 +318,19 @@ impl Under {
             refused: [].into(),
         };
         self.submit_what(what, Some(keyed(event_type, 0))).expect("the queue takes it")
+    }
+
+    /// An event for so many subscriptions.
+    pub fn submit_large_event(&self, count: i64) -> Reply {
+        let what = What::Event {
+            tenant: "t".into(),
+            event_type: "large".into(),
+            ordering_key: None,
+            payload: Bytes::from_static(b"1"),
+            subscriptions: (1..=count).map(SubscriptionId).collect(),
+            refused: [].into(),
+        };
+        self.submit_what(what, None).expect("the queue takes it")
     }
 
     /// An event that one subscription takes, and another has no room for.
