@@ -15,7 +15,7 @@ use crate::process::Process;
 use crate::producer::{self, Answers, Caller, Load, Spread};
 use crate::receiver::Receivers;
 use crate::report::{Row, median, percentile};
-use crate::stores::Kind;
+use crate::stores::{Home, Kind};
 
 /// Receivers of a scenario, bad ones included.
 const RECEIVERS: usize = 1_000;
@@ -25,6 +25,8 @@ const HEALTHY_PER_SECOND: usize = 500;
 const SECONDS: usize = 3;
 /// Repetitions of the control, each of which keeps its queue for half a minute.
 const CONTROL_REPS: usize = 2;
+/// Attempts that a subscription may have under way: half of the receivers, filled, would hold all that the node may have.
+const WINDOW: usize = 32;
 /// What comes back takes so much.
 const LIMIT_PER_SECOND: usize = 2_000;
 /// Longest wait for the probe of a breaker that has doubled its wait a few times.
@@ -46,6 +48,22 @@ struct Healthy {
     p99_ms: f64,
     /// Events received a second, of those offered a second.
     throughput: f64,
+}
+
+/// What bad receivers are sent.
+struct Offered {
+    /// So many, the receivers in turn.
+    subscriptions: usize,
+    /// Before anything is measured.
+    at_once: usize,
+    per_second: usize,
+}
+
+impl Offered {
+    /// To one of this kind: at once what fills a shared pool, so that it is full from the start.
+    fn to_one(kind: Bad) -> Self {
+        Self { subscriptions: 1, at_once: WORKERS, per_second: kind.per_second() }
+    }
 }
 
 /// Measurements in turn.
@@ -79,6 +97,14 @@ impl Bench {
         (size / self.shrink).max(1)
     }
 
+    /// Deliveries fail here by the thousand, and are meant to: no line each.
+    async fn quiet_service(&self, home: &Home, more: Option<(&'static str, String)>) -> anyhow::Result<Process> {
+        let mut environment = home.environment();
+        environment.push(("HOOKPOST_LOG", "info,hookpost::actors=error".to_owned()));
+        environment.extend(more);
+        Process::service(&environment).await
+    }
+
     /// Ack to receipt of healthy events.
     async fn healthy(&self, service: &Process, spread: &Spread) -> anyhow::Result<Healthy> {
         let (acks, receipts) = self.latencies(service, spread, HEALTHY_PER_SECOND, SECONDS).await?;
@@ -94,16 +120,14 @@ impl Bench {
         service: &Process,
         spread: &Spread,
         bad: &[BadReceiver],
-        subscriptions: usize,
-        per_second: usize,
+        offered: Offered,
         turns: &mut Turns,
     ) -> anyhow::Result<(Healthy, Answers)> {
         turns.without.push(self.healthy(service, spread).await?.p99_ms);
-        let urls = (0..subscriptions).map(|n| format!("{}/{n}", bad[n % bad.len()].url));
+        let urls = (0..offered.subscriptions).map(|n| format!("{}/{n}", bad[n % bad.len()].url));
         let ids = producer::subscribe(service.addr, urls).await?;
-        // As many as a shared pool has workers, so that it would be full from the start.
-        let mut load = Load::start(service.addr, &self.events, ids.clone(), WORKERS, per_second);
-        load.answered(WORKERS).await?;
+        let mut load = Load::start(service.addr, &self.events, ids.clone(), offered.at_once, offered.per_second);
+        load.answered(offered.at_once).await?;
         let healthy = self.healthy(service, spread).await?;
         turns.with.push(healthy.p99_ms);
         let answers = load.stop().await?;
@@ -113,7 +137,7 @@ impl Bench {
 
     pub(super) async fn isolation(&mut self, name: &str) -> anyhow::Result<()> {
         let home = self.home(Kind::Postgres).await?;
-        let service = self.service(&home).await?;
+        let service = self.quiet_service(&home, None).await?;
         let spread = Spread { first: 1, count: self.shrunk(RECEIVERS - 1) };
         self.subscribe(&service, spread.count).await?;
         self.full_speed(&service, &spread, WARM_UP).await?;
@@ -122,7 +146,7 @@ impl Bench {
             let (mut loads, mut refused) = (Vec::new(), Vec::new());
             for _ in 0..self.reps {
                 let bad = [BadReceiver::start(kind).await?];
-                let (_, answers) = self.turn(&service, &spread, &bad, 1, kind.per_second(), &mut turns).await?;
+                let (_, answers) = self.turn(&service, &spread, &bad, Offered::to_one(kind), &mut turns).await?;
                 loads.push(answers.per_second);
                 refused.push(100.0 * answers.refused);
             }
@@ -136,7 +160,7 @@ impl Bench {
 
     pub(super) async fn half_dead(&mut self, name: &str) -> anyhow::Result<()> {
         let home = self.home(Kind::Postgres).await?;
-        let service = self.service(&home).await?;
+        let service = self.quiet_service(&home, None).await?;
         let half = self.shrunk(RECEIVERS / 2);
         let spread = Spread { first: 1, count: half };
         self.subscribe(&service, half).await?;
@@ -148,8 +172,8 @@ impl Bench {
             for kind in Bad::ALL {
                 bad.push(BadReceiver::start(kind).await?);
             }
-            let (healthy, answers) =
-                self.turn(&service, &spread, &bad, half, beyond_the_pool(holds_s), &mut turns).await?;
+            let offered = Offered { subscriptions: half, at_once: half * WINDOW, per_second: beyond_the_pool(holds_s) };
+            let (healthy, answers) = self.turn(&service, &spread, &bad, offered, &mut turns).await?;
             throughputs.push(healthy.throughput);
             loads.push(answers.per_second);
         }
@@ -165,7 +189,7 @@ impl Bench {
         const HANGING: usize = 5;
         const HANGING_PER_SECOND: usize = 50;
         let home = self.home(Kind::Postgres).await?;
-        let service = self.service(&home).await?;
+        let service = self.quiet_service(&home, None).await?;
         let spread = Spread { first: 1, count: 20 };
         self.subscribe(&service, spread.count).await?;
         self.full_speed(&service, &spread, WARM_UP).await?;
@@ -191,7 +215,7 @@ impl Bench {
     /// Everyone has the same usual rate, and one of them, whose receiver is well, a hundred times that.
     pub(super) async fn burst(&mut self, name: &str) -> anyhow::Result<()> {
         let home = self.home(Kind::Postgres).await?;
-        let service = self.service(&home).await?;
+        let service = self.quiet_service(&home, None).await?;
         let spread = Spread { first: 1, count: SUBSCRIPTIONS };
         self.subscribe(&service, spread.count).await?;
         self.full_speed(&service, &spread, WARM_UP).await?;
@@ -217,7 +241,7 @@ impl Bench {
     pub(super) async fn comes_back(&mut self, name: &str) -> anyhow::Result<()> {
         let total = self.shrunk(100_000);
         let home = self.home(Kind::Postgres).await?;
-        let service = self.service(&home).await?;
+        let service = self.quiet_service(&home, None).await?;
         let spread = Spread { first: 1, count: SUBSCRIPTIONS };
         self.subscribe(&service, spread.count).await?;
         self.full_speed(&service, &spread, WARM_UP).await?;
@@ -271,9 +295,8 @@ impl Bench {
         /// The service's own deadline of a lookup.
         const LOOKUP_S: f64 = 4.0;
         let home = self.home(Kind::Postgres).await?;
-        let mut environment = home.environment();
-        environment.push(("HOOKPOST_DNS_SERVERS", dns::start().await?.to_string()));
-        let service = Process::service(&environment).await?;
+        let dns = ("HOOKPOST_DNS_SERVERS", dns::start().await?.to_string());
+        let service = self.quiet_service(&home, Some(dns)).await?;
         let shared = std::mem::replace(&mut self.receivers, Receivers::start_closing().await?);
         let port = self.receivers.addr.port();
         let urls = (1..=SUBSCRIPTIONS).map(|id| format!("http://receiver-{id}.bench.test:{port}/r/{id}"));
@@ -308,7 +331,7 @@ impl Bench {
         let mut turns = Turns::default();
         for _ in 0..CONTROL_REPS {
             let bad = [BadReceiver::start(Bad::Hangs).await?];
-            self.turn(&service, &spread, &bad, 1, Bad::Hangs.per_second(), &mut turns).await?;
+            self.turn(&service, &spread, &bad, Offered::to_one(Bad::Hangs), &mut turns).await?;
         }
         let [without, with, more] = turns.rows(name, "hangs: ", &ONE_BAD);
         let missed =
