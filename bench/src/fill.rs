@@ -42,8 +42,13 @@ pub async fn subscriptions(database: &Client, count: usize, receiver: &str) -> a
     database.batch_execute(&fill).await.context("subscriptions could not be filled in")
 }
 
+/// How many subscriptions share so many filled rows. Their ids follow those that the benchmark sends to.
+pub fn logged_subscriptions(rows: usize) -> usize {
+    (rows / LOGS_A_SUBSCRIPTION).max(1)
+}
+
 /// `count` deliveries with a log row each, all delivered, spread over the hour that ends at `until` (milliseconds), for
-/// subscriptions beside those that the benchmark uses.
+/// subscriptions beside those that the benchmark sends to.
 pub async fn delivered(database: &Client, count: usize, until: i64) -> anyhow::Result<()> {
     let id = |kind: char| {
         format!(
@@ -52,7 +57,7 @@ pub async fn delivered(database: &Client, count: usize, until: i64) -> anyhow::R
         )
     };
     let (delivery, log) = (id('8'), id('9'));
-    let subscription = format!("1000000 + n % {}", (count / LOGS_A_SUBSCRIPTION).max(1));
+    let subscription = format!("{} + n % {}", SUBSCRIPTIONS + 1, logged_subscriptions(count));
     let fill = format!(
         "INSERT INTO deliveries (id, subscription_id, event_type, payload)
          SELECT {delivery}, {subscription}, 'order.created', '{{}}' FROM generate_series(1::bigint, {count}) n;
@@ -70,8 +75,8 @@ pub async fn delivered(database: &Client, count: usize, until: i64) -> anyhow::R
 pub async fn some_deliveries(database: &Client, count: i64) -> anyhow::Result<Vec<String>> {
     let rows = database
         .query(
-            "SELECT id::text FROM deliveries TABLESAMPLE SYSTEM (0.5) WHERE subscription_id >= 1000000 LIMIT $1",
-            &[&count],
+            "SELECT id::text FROM deliveries TABLESAMPLE SYSTEM (0.5) WHERE subscription_id > $2 LIMIT $1",
+            &[&count, &i64::try_from(SUBSCRIPTIONS)?],
         )
         .await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())

@@ -60,7 +60,7 @@ enum Role {
         target: String,
     },
     /// Serves as the positive control of isolation: one pool of workers for all.
-    #[command(hide = true)]
+    #[command(hide = true, name = "one-pool")]
     SharedPool,
 }
 

@@ -49,7 +49,7 @@ impl Process {
     /// The positive control, this program in another role.
     pub async fn shared_pool() -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("shared-pool");
+        command.arg("one-pool");
         Self::start(command).await
     }
 

@@ -368,7 +368,7 @@ impl Bench {
     async fn log(&mut self, name: &str) -> anyhow::Result<()> {
         let (total, rows) = (THROUGHPUT_EVENTS / self.shrink, 10_000_000 / self.shrink);
         let everyone = Spread { first: 1, count: SUBSCRIPTIONS };
-        let full = self.registered_home(SUBSCRIPTIONS).await?;
+        let full = self.registered_home(SUBSCRIPTIONS + fill::logged_subscriptions(rows)).await?;
         let database = full.database().await?;
         fill::delivered(&database, rows, fill::wall_ms()).await?;
         let mut ratios = Vec::new();
@@ -388,7 +388,9 @@ impl Bench {
         let service = self.service(&full).await?;
         let deliveries = fill::some_deliveries(&database, 1_000).await?;
         let statuses: Vec<_> = deliveries.iter().map(|id| format!("/status/{id}")).collect();
-        let logs: Vec<_> = (0..1_000).map(|n| format!("/subscriptions/{}/logs", n % SUBSCRIPTIONS + 1)).collect();
+        let logs: Vec<_> = (0..1_000)
+            .map(|n| format!("/subscriptions/{}/logs", SUBSCRIPTIONS + 1 + n % fill::logged_subscriptions(rows)))
+            .collect();
         for (figure, paths) in [("/status/{id}, p99", statuses), ("first page of /logs, p99", logs)] {
             producer::get_each(service.addr, &paths[..paths.len() / 10]).await?;
             let took = producer::get_each(service.addr, &paths).await?;

@@ -12,10 +12,11 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::AcceptError;
-use super::fan_out::{self, FanOut, MAX_FAN_OUT};
+use super::engine::write;
+use super::fan_out::{self, FanOut};
 use super::node::Node;
 use super::supervisor;
-use crate::delivery::{AttemptLog, OWN_EVENTS, StateChange, Timestamp};
+use crate::delivery::{AttemptLog, OWN_EVENTS, StateChange, SubscriptionId, Timestamp};
 use crate::store::writer::{Announcement, Key, What};
 
 const DISABLED: &str = "hookpost.subscription.disabled";
@@ -24,6 +25,8 @@ const EXHAUSTED: &str = "hookpost.delivery.exhausted";
 
 /// How often changes are looked for that nobody has told of: made by another process, or before a crash.
 const PERIOD: Duration = Duration::from_secs(1);
+/// Most subscriptions that hear of one announcement. It must not be refused, so it must fit into any commit.
+const MAX_HEARERS: usize = 1000;
 /// Most changes that are read at once.
 const MAX_CHANGES: usize = 100;
 /// How long to wait before asking a store again that could not say who wants to hear of it.
@@ -88,11 +91,34 @@ async fn announce_change(
         request_hash: Sha256::digest(&payload).into(),
     };
     let (tenant, event_type) = (change.tenant.clone(), Arc::from(name));
-    if node.matches.of(&*node.parts.store, &tenant, &event_type).await?.is_empty() {
+    let wanted = node.matches.of(&*node.parts.store, &tenant, &event_type).await?;
+    if wanted.is_empty() {
         return Ok(());
     }
-    let event = super::NewEvent { tenant, event_type, ordering_key: None, payload: payload.into() };
-    fan_out::publish(node, supervisor, event, Some(key)).await.map(drop)
+    // Owed: a tenant that is at its budget must not keep the announcements of others waiting behind its own.
+    let Announcement { claim, what } = announcement(node, supervisor, tenant, event_type, payload, wanted);
+    write(node, claim, what, Some(key)).await.map(drop)
+}
+
+fn announcement(
+    node: &Arc<Node>,
+    supervisor: &ActorRef<supervisor::Message>,
+    tenant: Arc<str>,
+    event_type: Arc<str>,
+    payload: Vec<u8>,
+    wanted: Arc<[SubscriptionId]>,
+) -> Announcement {
+    let wanted = if wanted.len() > MAX_HEARERS {
+        tracing::warn!(%tenant, %event_type, hearers = wanted.len(), "announced to the first {MAX_HEARERS} only");
+        wanted[..MAX_HEARERS].into()
+    } else {
+        wanted
+    };
+    let account = node.budget.tenant(&tenant);
+    let payload = account.count(payload.into());
+    let (subscriptions, refused) = fan_out::split_full(node, wanted);
+    let what = What::Event { tenant, event_type, ordering_key: None, payload, subscriptions, refused };
+    Announcement { claim: FanOut::owed(node.clone(), supervisor.clone(), account), what }
 }
 
 /// What goes with the log row of a delivery that has failed for good: `None` when nobody wants to hear of it, or when it was
@@ -118,7 +144,6 @@ pub(super) async fn exhausted(
     if wanted.is_empty() {
         return None;
     }
-    let wanted = if wanted.len() > MAX_FAN_OUT { wanted[..MAX_FAN_OUT].into() } else { wanted };
     let data = json!({
         "delivery_id": log.delivery_id,
         "subscription_id": log.subscription_id,
@@ -126,12 +151,8 @@ pub(super) async fn exhausted(
         "attempts": log.attempt_number,
         "last_error": log.error_details,
     });
-    let account = node.budget.tenant(tenant);
-    let payload = account.count(payload(EXHAUSTED, node.parts.clock.wall(), data).into());
-    let (subscriptions, refused) = fan_out::split_full(node, wanted);
-    let tenant = tenant.clone();
-    let what = What::Event { tenant, event_type, ordering_key: None, payload, subscriptions, refused };
-    Some(Announcement { claim: FanOut::owed(node.clone(), supervisor.clone(), account), what })
+    let payload = payload(EXHAUSTED, node.parts.clock.wall(), data);
+    Some(announcement(node, supervisor, tenant.clone(), event_type, payload, wanted))
 }
 
 /// In the style of Standard Webhooks.

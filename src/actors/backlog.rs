@@ -69,6 +69,13 @@ impl Backlog {
         self.counted = Counted::Known { count, or_more: false };
     }
 
+    /// Some have ended elsewhere, nobody knows how many.
+    pub fn count_again(&mut self) {
+        if matches!(self.counted, Counted::Known { .. }) {
+            self.counted = Counted::Not;
+        }
+    }
+
     /// They are all in memory, and these are all.
     pub fn is_exactly(&mut self, count: u64) {
         self.counted = Counted::Known { count, or_more: false };

@@ -237,6 +237,11 @@ impl Entry {
         (intake.backlog.count(), intake.backlog.drain_rate_per_s(self.node.parts.clock.steady()))
     }
 
+    /// The janitor has ended deliveries, perhaps of this subscription.
+    pub fn count_again(&self) {
+        self.lock().backlog.count_again();
+    }
+
     /// Begins to count the backlog in the store, if nobody knows it: above which delivery, and how far.
     pub fn begin_count(&self) -> Option<(DeliveryId, u64)> {
         let mut intake = self.lock();

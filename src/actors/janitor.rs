@@ -50,6 +50,10 @@ impl Janitor {
         loop {
             let counts = store.expire(cutoff, now, EXPIRE_LIMIT).await?;
             total.add(&counts);
+            if counts.expired > 0 {
+                // The entries have not heard of it: a backlog would stay full that is not.
+                self.node.entries().iter().for_each(|entry| entry.count_again());
+            }
             if !counts.more {
                 break;
             }

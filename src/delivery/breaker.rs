@@ -68,6 +68,11 @@ impl Breaker {
         *self = Self { position: Position::Recovering { answers: 0 }, epoch, ..Self::closed() };
     }
 
+    /// The next attempt is a probe.
+    pub fn start_half_open(&mut self) {
+        self.position = Position::HalfOpen { probe: None };
+    }
+
     /// What an attempt that starts now remembers.
     pub fn epoch(&self) -> u32 {
         self.epoch

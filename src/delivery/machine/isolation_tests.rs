@@ -164,3 +164,76 @@ fn an_idle_machine_is_small() {
     let size = size_of::<Machine>() + queues + trees;
     assert!(size < 6 * 1024, "{size} bytes");
 }
+
+fn retry(n: u128, at: Timestamp) -> Retry {
+    Retry {
+        delivery_id: id(n),
+        subscription_id: SUBSCRIPTION,
+        attempt_number: 2,
+        next_attempt_at: at,
+        ordering_key: None,
+    }
+}
+
+/// What was owed used to be kept as it was counted, in intervals of the old rate: raising it silenced the subscription.
+#[test]
+fn a_rate_that_is_raised_owes_nothing_in_the_old_rates_intervals() {
+    let slow = Rate { per_second: 1, burst: 1000 };
+    let fast = Rate { per_second: 1000, burst: 1 };
+    let mut bench = with(|limits| limits.rate = Some(slow));
+    bench.now = bench.now + Duration::from_secs(1000);
+    for n in 1..=1000 {
+        bench.give(Input::Accepted(delivery(n)));
+        bench.finish(n, 200);
+    }
+    let changed = Limits { rate: Some(fast), ..limits("10s,10s") };
+    bench.give(Input::Configured { enabled: true, limits: Box::new(changed) });
+    bench.give(Input::Accepted(delivery(1001)));
+    assert_eq!(bench.attempted().last(), Some(&id(1001)));
+}
+
+/// One that was recorded while the others were being read used to be held, and the rest of the store to wait for it.
+#[test]
+fn retries_in_the_store_do_not_wait_for_a_later_one_in_memory() {
+    let mut bench = Bench::new("900s");
+    let now = bench.now;
+    let read = |from: u128| (from..from + 512).map(|n| retry(n, now)).collect::<Vec<_>>();
+    bench.give(Input::Started {
+        cursor: id(9999),
+        behind: false,
+        retries: read(1),
+        all_retries: false,
+        failing_since: None,
+    });
+    let mut done = 0;
+    while !bench.others.iter().any(|action| matches!(action, Action::LoadRetries)) {
+        bench.answer_loads();
+        let (last, ..) = bench.attempts[done];
+        done += 1;
+        bench.give(Input::Attempted { id: last, result: answer(200), stale: false });
+        bench.give(Input::Recorded(last));
+    }
+    // The last ones fail while the next are read.
+    let under_way: Vec<_> = bench.machine.in_flight.keys().copied().collect();
+    for left in under_way {
+        bench.give(Input::Attempted { id: left, result: answer(404), stale: false });
+        bench.give(Input::Recorded(left));
+    }
+    bench.others.clear();
+    bench.give(Input::Retries { retries: read(1000), all: false });
+    assert!(bench.machine.retries.keys().all(|(at, _)| *at <= now), "the one that is due later is left to the store");
+}
+
+/// A passive actor forgets its breaker: woken for its retries, it used to send a window full of them at once.
+#[test]
+fn a_receiver_that_failed_before_the_start_gets_one_attempt_at_a_time() {
+    for (failing_since, breaker) in [(None, BreakerState::Closed), (Some(Timestamp(1)), BreakerState::HalfOpen)] {
+        let mut bench = Bench::new("10s");
+        let retries = (1..=8).map(|n| retry(n, bench.now)).collect();
+        let (cursor, now) = (id(8), bench.now);
+        bench.give(Input::Started { cursor, behind: false, retries, all_retries: true, failing_since });
+        assert_eq!(bench.machine.snapshot(now).breaker, breaker);
+        bench.answer_loads();
+        assert_eq!(bench.attempts.len(), 1);
+    }
+}

@@ -163,6 +163,7 @@ impl Machine {
                 self.failing_saved = failing_since.is_some();
                 // The last one may have spent the burst.
                 self.start_bucket_over(now);
+                self.start_carefully(!retries.is_empty());
                 self.take_retries(now, retries, all_retries);
             }
             // While behind, what comes in memory comes too early: it is above the cursor and will be read in its turn.
@@ -177,14 +178,14 @@ impl Machine {
             Input::Retries { retries, all } => {
                 self.retries_loading = false;
                 if std::mem::take(&mut self.retries_outdated) {
-                    self.retries_beyond = true;
+                    self.leave_retries_to_the_store();
                 } else {
                     self.take_retries(now, retries, all);
                 }
             }
             Input::RetriesUnavailable => {
                 self.retries_loading = false;
-                self.retries_beyond = true;
+                self.leave_retries_to_the_store();
                 self.retries_not_before = now + STORE_RETRY;
             }
             Input::Payloads { asked, found } => self.take_payloads(now, &asked, found),
@@ -273,6 +274,8 @@ impl Machine {
         let enabled_again = !std::mem::replace(&mut self.enabled, enabled) && enabled;
         self.window.limit(self.limits.max_concurrency);
         if before.rate != self.limits.rate {
+            // What it owes is counted in the old rate's intervals.
+            self.bucket = Bucket::default();
             self.start_bucket_over(now);
         }
         if !enabled {
@@ -296,6 +299,17 @@ impl Machine {
         self.start_bucket_over(now);
         self.held_until = Timestamp::default();
         self.end_failing();
+    }
+
+    /// Of a receiver that failed when it was last tried, nothing but that is known any more: it gets one attempt at a time,
+    /// and one that has failed for long gets a probe.
+    fn start_carefully(&mut self, has_retries: bool) {
+        if self.failing_since.is_some() {
+            self.breaker.start_half_open();
+        }
+        if has_retries || self.failing_since.is_some() {
+            self.window.close_down();
+        }
     }
 
     fn start_bucket_over(&mut self, now: Timestamp) {

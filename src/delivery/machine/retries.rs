@@ -21,12 +21,34 @@ impl Machine {
         // A wall clock that was set back, or a schedule that became shorter, must not leave a delivery waiting for
         // longer than any wait that could have been meant.
         let latest = now + self.longest_wait();
+        let last = retries.last().map(|retry| (retry.next_attempt_at.min(latest), retry.delivery_id));
         for retry in retries {
             let (id, number, ordering_key) = (retry.delivery_id, retry.attempt_number, retry.ordering_key);
             if !self.is_known(id, ordering_key.as_ref()) {
                 self.hold_retry((retry.next_attempt_at.min(latest), id), Held { number, ordering_key });
             }
         }
+        // What is held beyond the last one read would make those between wait for it: it has its row, and is read in its turn.
+        while let (false, Some(last)) = (all, last) {
+            let Some(held) = self.retries.last_entry().filter(|held| *held.key() > last) else { break };
+            let ((_, id), held) = held.remove_entry();
+            self.leave_lane(held.ordering_key.as_ref(), id);
+        }
+    }
+
+    /// They could not be read, and what is held may be due later than what is not: all of them are read again.
+    pub(super) fn leave_retries_to_the_store(&mut self) {
+        self.retries_beyond = true;
+        for ((_, id), held) in std::mem::take(&mut self.retries) {
+            self.leave_lane(held.ordering_key.as_ref(), id);
+        }
+    }
+
+    /// Whether a parked delivery that was never attempted may go: its lane is known, or nothing else is left that could
+    /// move.
+    fn may_offer_firsts(&self, lanes: &Lanes) -> bool {
+        let stuck = self.retries.is_empty() && !self.retries_loading && lanes.parked_retries() > 0;
+        stuck || self.knows_its_lanes(lanes)
     }
 
     fn is_known(&self, id: DeliveryId, key: Option<&Arc<str>>) -> bool {
@@ -142,7 +164,7 @@ impl Machine {
             ids.push(id);
         }
         while self.may_load(now) {
-            let first = self.lanes.as_ref().is_some_and(|lanes| self.knows_its_lanes(lanes));
+            let first = self.lanes.as_ref().is_some_and(|lanes| self.may_offer_firsts(lanes));
             let Some(lanes) = self.lanes.as_mut().filter(|lanes| lanes.not_before <= now) else { break };
             let Some((id, key, parked)) = lanes.take_offer(first) else { break };
             if let Some(delivery) = parked.delivery {
@@ -164,7 +186,7 @@ impl Machine {
         }
         let calm = self.calm_until()?;
         let retry = self.retries.keys().next().map(|(at, _)| calm.max(*at));
-        let lanes = self.lanes.as_ref().filter(|lanes| lanes.has_offer(self.knows_its_lanes(lanes)));
+        let lanes = self.lanes.as_ref().filter(|lanes| lanes.has_offer(self.may_offer_firsts(lanes)));
         retry.into_iter().chain(lanes.map(|lanes| calm.max(lanes.not_before))).min()
     }
 
