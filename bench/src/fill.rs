@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use tokio_postgres::Client;
 
 use crate::events::SECRET;
+use crate::scenarios::SUBSCRIPTIONS;
 use crate::stores::Home;
 
 /// Of the rows of log, how many a subscription has.
