@@ -32,7 +32,7 @@ command -v cc >/dev/null || packages+=(gcc libc6-dev)
 # A server that runs already stands in for ours. Redis is wanted all the same: its tests kill and restart one of their own.
 [ -n "${TEST_DATABASE_URL:-}" ] || have_postgres || packages+=(postgresql)
 command -v redis-server >/dev/null || packages+=(redis-server)
-# The seed's examples are run by curl, and processes are ended by kill.
+# The README's examples are run by curl, and processes are ended by kill.
 command -v curl >/dev/null || packages+=(curl)
 [ -x /bin/kill ] || [ -x /usr/bin/kill ] || packages+=(procps)
 [ ${#packages[@]} -gt 0 ] || exit 0

@@ -114,6 +114,9 @@ impl Bench {
 
     pub async fn run(&mut self, scenario: &Scenario) -> anyhow::Result<()> {
         let before = self.rows.len();
+        if !matches!(scenario.kind, What::Throughput(_)) {
+            self.relay_beside(scenario.name).await?;
+        }
         match scenario.kind {
             What::Throughput(kind) => self.throughput(scenario.name, kind).await?,
             What::OpenLoop => self.open_loop(scenario.name).await?,
@@ -169,6 +172,17 @@ impl Bench {
         tokio::time::timeout(PATIENCE, seen.reach(count))
             .await
             .with_context(|| format!("{} of {count} deliveries arrived", seen.count()))
+    }
+
+    /// How fast the bare relay is at the time of a scenario: what tells two machines, or two minutes of one, apart.
+    async fn relay_beside(&mut self, name: &str) -> anyhow::Result<()> {
+        let spread = Spread { first: 1, count: SUBSCRIPTIONS };
+        let relay = Process::relay(&format!("http://{}/r", self.receivers.addr)).await?;
+        self.full_speed(&relay, &spread, WARM_UP).await?;
+        let speed = self.full_speed(&relay, &spread, THROUGHPUT_EVENTS / 2 / self.shrink).await?;
+        relay.kill().await?;
+        self.rows.push(Row::plain(name, "bare relay, in the same run", "/s", vec![speed.per_second]));
+        Ok(())
     }
 
     async fn throughput(&mut self, name: &str, kind: Kind) -> anyhow::Result<()> {

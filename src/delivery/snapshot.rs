@@ -75,7 +75,10 @@ pub enum Waits {
         attempt: u32,
     },
     /// Nothing: its last attempt has ended and is being logged.
-    Recording,
+    Recording {
+        /// 1 for the first.
+        attempt: u32,
+    },
     /// The subscription is disabled.
     Disabled,
     /// The process is stopping.

@@ -28,7 +28,7 @@ pub(super) fn waits_at_rest(disabled: bool, retry: Option<&Retry>) -> Waits {
 /// The one word for it; `None` when it waits for nothing because an attempt is under way.
 pub(super) fn word(waits: &Waits) -> Option<&'static str> {
     Some(match waits {
-        Waits::InFlight { .. } | Waits::Recording => return None,
+        Waits::InFlight { .. } | Waits::Recording { .. } => return None,
         Waits::Disabled => "disabled",
         Waits::Draining => "stopping",
         Waits::Retry { .. } => "retry",
@@ -117,7 +117,7 @@ fn error(log: &AttemptLog) -> &str {
 fn waiting(waits: &Waits, disabled: Option<DisabledReason>) -> String {
     match waits {
         Waits::InFlight { attempt } => format!("attempt {attempt} is under way"),
-        Waits::Recording => "its last attempt has ended and is being logged".to_owned(),
+        Waits::Recording { .. } => "its last attempt has ended and is being logged".to_owned(),
         Waits::Disabled => format!("its subscription is disabled{}, until somebody enables it", why(disabled)),
         Waits::Draining => "this process is stopping, and it goes on when one has started again".to_owned(),
         Waits::Retry { at, attempt } => format!("attempt {attempt} is due at {at}"),

@@ -72,7 +72,7 @@ fn reasons() -> Vec<(Waits, Option<&'static str>, serde_json::Value, &'static st
     let behind = DeliveryId::MIN;
     vec![
         (Waits::InFlight { attempt: 3 }, None, json!(null), "attempt 3 is under way"),
-        (Waits::Recording, None, json!(null), "is being logged"),
+        (Waits::Recording { attempt: 1 }, None, json!(null), "is being logged"),
         (Waits::Disabled, Some("disabled"), json!({"reason": "disabled"}), "its subscription is disabled, until"),
         (Waits::Draining, Some("stopping"), json!({"reason": "stopping"}), "this process is stopping"),
         (

@@ -52,6 +52,9 @@ pub(super) async fn waiting(http: &Http, record: &DeliveryRecord) -> Result<Wait
     let subscription = http.api.store.subscription(record.subscription_id).await?;
     let disabled = subscription.and_then(|subscription| subscription.disabled);
     let live = http.api.engine.why(record.subscription_id, record.id).await.ok().flatten();
+    // The actor may not have heard yet of what is logged already.
+    let logged = record.attempts.last().map_or(0, |attempt| attempt.attempt_number);
+    let live = live.filter(|waits| !matches!(waits, Waits::Recording { attempt } if *attempt <= logged));
     let waits = live.unwrap_or_else(|| waits_at_rest(disabled.is_some(), record.retry.as_ref()));
     Ok(Waiting { disabled, waits: Some(waits) })
 }

@@ -44,7 +44,7 @@ impl Machine {
         if let Some(flight) = self.in_flight.get(&id) {
             return match flight.stage {
                 Stage::Sending => Waits::InFlight { attempt: flight.number },
-                Stage::Recording(_) => Waits::Recording,
+                Stage::Recording(_) => Waits::Recording { attempt: flight.number },
             };
         }
         if !self.enabled || self.deleted {
