@@ -147,12 +147,12 @@ impl PostgresStore {
                  r.next_attempt_at, coalesce(d.ordering_key, (SELECT e.ordering_key FROM events e WHERE e.id = d.event_id))
                      AS ordering_key, EXISTS (SELECT FROM subscriptions s WHERE s.id = d.subscription_id) AS subscribed
              FROM deliveries d LEFT JOIN retries r ON r.delivery_id = d.id WHERE d.id = $1";
+        // The attempts first: what one of them has planned is then found beside it, since both are one commit.
+        let attempts = self.read_attempts(id).await?;
         let found = self.rows(SQL, &[&id.0]).await?;
         let Some(row) = found.first() else { return Ok(None) };
         let retrying = get::<Option<Uuid>>(row, "delivery_id")?.is_some();
         let retry = retrying.then(|| rows::retry(row)).transpose()?;
-        let attempts = self.read_attempts(id).await?;
-        // The attempts were read a moment later: what was planned may have happened since.
         let ahead = |retry: &Retry| attempts.iter().all(|attempt| attempt.attempt_number < retry.attempt_number);
         Ok(Some(DeliveryRecord {
             event_id: get::<Option<Uuid>>(row, "event_id")?.map(EventId),
