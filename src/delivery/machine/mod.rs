@@ -246,7 +246,7 @@ impl Machine {
 
     /// Whether it can be forgotten: nothing is under way, and nothing is due before `horizon` that the supervisor would
     /// not find in the store by itself. A disabled subscription's backlog waits in the store, below its position. An open
-    /// breaker is forgotten with the rest: the next attempt is its probe.
+    /// breaker is forgotten with the rest: it starts carefully again.
     pub fn is_idle(&self, horizon: Timestamp) -> bool {
         let backlog = self.behind || !self.ready.is_empty() || !self.untried.is_empty();
         let due = self.lanes.as_ref().is_some_and(|lanes| lanes.parked_retries() > 0);

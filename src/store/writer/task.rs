@@ -16,8 +16,6 @@ use crate::metrics::Metrics;
 
 /// Most deliveries, and most logs, in one commit: past this a batch gets slower and not cheaper.
 pub(super) const MAX_BATCH_ROWS: usize = 1024;
-/// Most submissions with a key that is in the batch already which are passed over for one batch.
-const MAX_SET_ASIDE: usize = 256;
 /// Most payload in one commit, so that one statement stays far below what a server takes.
 const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// Bounds between tries to reach a store that is away.
@@ -74,14 +72,14 @@ impl Task {
         let mut pending = Pending::new();
         let (mut rows, mut bytes) = (0, 0);
         let (mut keys, mut repeated, mut abandoned) = (HashSet::new(), Vec::new(), Vec::new());
-        while rows < MAX_BATCH_ROWS && bytes < MAX_BATCH_BYTES && repeated.len() < MAX_SET_ASIDE {
+        while rows < MAX_BATCH_ROWS && bytes < MAX_BATCH_BYTES {
             let Some(submission) = queue.submissions.pop_front() else { break };
             // Its producer went away before anything was stored: nothing is owed.
             if submission.reply.is_closed() {
                 abandoned.push(submission);
                 continue;
             }
-            // The second with a key waits for what becomes of the first.
+            // The second with a key waits for what becomes of the first. However many there are, nobody behind them waits, too.
             if submission.key.as_ref().is_some_and(|key| keys.contains(&key.name())) {
                 repeated.push(submission);
                 continue;

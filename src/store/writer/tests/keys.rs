@@ -87,7 +87,7 @@ async fn a_repeated_key_does_not_end_the_batch() {
     let under = Under::holding_commits();
     let busy = under.submit(SUB, "1");
     under.store.commits(1).await;
-    let repeated: Vec<_> = (0..3).map(|_| under.submit_keyed("k", 1)).collect();
+    let repeated: Vec<_> = (0..300).map(|_| under.submit_keyed("k", 1)).collect();
     let behind = under.submit(SUB, "2");
     under.store.let_through(2);
     busy.await.unwrap().unwrap();
