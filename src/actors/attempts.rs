@@ -34,13 +34,16 @@ impl Attempts {
         self.lock().held()
     }
 
+    /// A place, if the claimant may have one at once.
+    pub fn try_take(self: &Arc<Self>, claimant: &Claimant) -> Option<Permit> {
+        let place = self.lock().take(claimant)?;
+        Some(self.permit(place))
+    }
+
     /// A place, when it is this claimant's turn. Dropped before, it leaves the queue.
-    pub async fn take(self: &Arc<Self>, claimant: Claimant) -> Permit {
+    pub async fn wait(self: &Arc<Self>, claimant: Claimant) -> Permit {
         let (ticket, told) = {
             let mut shares = self.lock();
-            if let Some(place) = shares.take(&claimant) {
-                return self.permit(place);
-            }
             let (tell, told) = oneshot::channel();
             let ticket = shares.wait(&claimant, tell);
             self.settle(shares);

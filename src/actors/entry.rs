@@ -3,6 +3,7 @@
 //! The mailbox itself has no bound, so everything that could fill it is admitted here first. Deliveries that find no
 //! place are not lost: they are in the store, and the actor, told once, reads them from there.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -68,6 +69,17 @@ pub(super) struct Entry {
     config: ArcSwap<Config>,
     node: Arc<Node>,
     intake: Mutex<Intake>,
+    /// Deliveries whose attempts wait for a place among the node's. At most a window of them.
+    placeless: Mutex<BTreeSet<DeliveryId>>,
+}
+
+/// A delivery waits for a place until this is dropped.
+pub(super) struct Placeless<'a>(&'a Entry, DeliveryId);
+
+impl Drop for Placeless<'_> {
+    fn drop(&mut self) {
+        self.0.placeless().remove(&self.1);
+    }
 }
 
 struct Intake {
@@ -164,6 +176,7 @@ impl Entry {
                 backlog: Backlog::new(last_used),
                 next_wakeup: None,
             }),
+            placeless: Mutex::default(),
             node,
         })
     }
@@ -262,6 +275,21 @@ impl Entry {
         if !intake.behind && intake.unread == 0 && intake.recording == 0 {
             intake.backlog.is_exactly(count as u64);
         }
+    }
+
+    /// The attempt of this delivery waits for a place.
+    pub fn waits_for_place(&self, id: DeliveryId) -> Placeless<'_> {
+        self.placeless().insert(id);
+        Placeless(self, id)
+    }
+
+    /// Whether it does.
+    pub fn is_placeless(&self, id: DeliveryId) -> bool {
+        self.placeless().contains(&id)
+    }
+
+    fn placeless(&self) -> MutexGuard<'_, BTreeSet<DeliveryId>> {
+        self.placeless.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The actor runs (again). Everything that the last one had in memory is read from the store.

@@ -187,7 +187,11 @@ impl State {
                 return Ok(None);
             }
             Message::Why(id, answer) => {
-                let _ = answer.send(self.machine.why(self.node.parts.clock.steady(), id));
+                let waits = match self.machine.why(self.node.parts.clock.steady(), id) {
+                    Waits::InFlight { .. } if self.entry.is_placeless(id) => Waits::Node,
+                    waits => waits,
+                };
+                let _ = answer.send(waits);
                 return Ok(None);
             }
         }))
@@ -256,7 +260,13 @@ impl State {
         let claimant = Claimant { subscription: entry.id, tenant, standing: self.standing };
         self.spawn(myself, move |node, myself| async move {
             let id = delivery.id;
-            let permit = node.attempts.take(claimant).await;
+            let permit = match node.attempts.try_take(&claimant) {
+                Some(permit) => permit,
+                None => {
+                    let _waits = entry.waits_for_place(id);
+                    node.attempts.wait(claimant).await
+                }
+            };
             // After the wait for a place, which may have been long: what was changed meanwhile counts.
             let config = entry.config();
             if node.is_draining() || entry.is_closed() || config.subscription.disabled.is_some() {

@@ -117,6 +117,8 @@ pub enum Waits {
         /// How many attempts may be under way.
         size: usize,
     },
+    /// A place among the attempts of the node. The machine knows nothing of these: to it an attempt is under way.
+    Node,
     /// Its turn: it is further back in the backlog.
     Backlog,
 }

@@ -37,6 +37,7 @@ pub(super) fn word(waits: &Waits) -> Option<&'static str> {
         Waits::Held { .. } => "retry_after",
         Waits::Rate { .. } => "rate_limit",
         Waits::Window { .. } => "window",
+        Waits::Node => "node",
         Waits::Backlog => "backlog",
     })
 }
@@ -132,6 +133,7 @@ fn waiting(waits: &Waits, disabled: Option<DisabledReason>) -> String {
         Waits::Rate { at } => format!("the rate limit of its subscription allows the next attempt at {at}"),
         Waits::Window { size: 1 } => "the one attempt that may be under way now is another's".to_owned(),
         Waits::Window { size } => format!("all {size} attempts that may be under way now are others'"),
+        Waits::Node => "this node is busy with attempts of others, and its own waits for a place among them".to_owned(),
         Waits::Backlog => "its turn comes after what was accepted before it".to_owned(),
     }
 }

@@ -103,6 +103,7 @@ fn reasons() -> Vec<(Waits, Option<&'static str>, serde_json::Value, &'static st
         ),
         (Waits::Window { size: 1 }, Some("window"), json!({"reason": "window", "window": 1}), "the one attempt"),
         (Waits::Window { size: 8 }, Some("window"), json!({"reason": "window", "window": 8}), "all 8 attempts"),
+        (Waits::Node, Some("node"), json!({"reason": "node"}), "waits for a place among them"),
         (Waits::Backlog, Some("backlog"), json!({"reason": "backlog"}), "its turn comes"),
     ]
 }
