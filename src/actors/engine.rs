@@ -11,8 +11,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
+use super::accept::{AcceptError, Accepted, NewEvent, Published, RequestKey};
 use super::announce;
-use super::entry::{Entry, Full, Unclaimed};
+use super::entry::{Entry, Unclaimed};
 use super::fan_out;
 use super::janitor::Janitor;
 use super::node::{Node, Parts, longest_wait};
@@ -30,8 +31,6 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(6);
 const ACTIVATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an actor may take to say how it is: it waits for nobody.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
-/// What a refused producer is told to wait.
-const RETRY_AFTER_S: u64 = 2;
 
 /// A handle to the engine. Cheap to clone. On standby until [`Engine::take_over`]: another process delivers from the
 /// store, and this one answers reads and changes subscriptions only.
@@ -74,56 +73,6 @@ impl Active {
     }
 }
 
-/// An event for every subscription of its tenant that wants it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewEvent {
-    /// Whose subscriptions are asked.
-    pub tenant: Arc<str>,
-    /// As the producer named it.
-    pub event_type: Arc<str>,
-    /// Kept for subscriptions that want order by key.
-    pub ordering_key: Option<Arc<str>>,
-    /// The body of every delivery, byte for byte.
-    pub payload: Bytes,
-}
-
-/// Under which key a producer may send the same request again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestKey {
-    /// As the producer chose it.
-    pub key: Arc<str>,
-    /// SHA-256 of what makes the request; another request under the same key has another.
-    pub request_hash: [u8; 32],
-}
-
-impl RequestKey {
-    fn in_scope(self, scope: String) -> Key {
-        Key { scope: scope.into(), key: self.key, request_hash: self.request_hash }
-    }
-}
-
-/// What became of an accepted request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Accepted<T> {
-    /// What was made of the first request with this key, which may be this one.
-    pub outcome: T,
-    /// Whether the first request with this key was answered already.
-    pub replayed: bool,
-}
-
-/// An event that is durable.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Published {
-    /// The event.
-    pub id: EventId,
-    /// All its deliveries, by id.
-    pub deliveries: Vec<(SubscriptionId, DeliveryId)>,
-    /// Those recorded as failed because the backlog of their subscription is full.
-    pub refused: Vec<(SubscriptionId, DeliveryId)>,
-    /// Accepted before, and removed by retention since: its deliveries are not known any more.
-    pub gone: bool,
-}
-
 /// A subscription's actor at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LiveState {
@@ -135,102 +84,6 @@ pub struct LiveState {
     pub max_backlog: u64,
     /// Deliveries that have ended a second, of late.
     pub drain_rate_per_s: f64,
-}
-
-/// Why an event was not accepted. Nothing of it is stored, unless the doc says otherwise.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum AcceptError {
-    /// There is no such subscription.
-    #[error("there is no subscription {0}")]
-    NotFound(SubscriptionId),
-    /// It is disabled and takes no events.
-    #[error("subscription {0} is disabled")]
-    Disabled(SubscriptionId),
-    /// The subscription, its tenant or the node holds as many uncommitted bytes or events as it may. Try again after `retry_after_s`.
-    #[error("this node is at its budget of uncommitted events")]
-    Busy {
-        /// Seconds until another try makes sense.
-        retry_after_s: u64,
-    },
-    /// The store is down, too slow, or owned by another process. The event may have been stored: see the docs on
-    /// ambiguous answers.
-    #[error("{reason}")]
-    Unavailable {
-        /// In words, for the answer.
-        reason: String,
-        /// Seconds until another try makes sense.
-        retry_after_s: u64,
-    },
-    /// The subscription has as many unfinished deliveries as it may.
-    #[error("subscription {id} has {backlog} unfinished deliveries, and may have {limit}")]
-    BacklogFull {
-        /// Whose.
-        id: SubscriptionId,
-        /// Unfinished deliveries.
-        backlog: u64,
-        /// Most of them.
-        limit: u64,
-        /// Seconds until there is room, at the rate at which they end.
-        retry_after_s: u64,
-    },
-    /// The key was used with another request.
-    #[error("the idempotency key was used with another request")]
-    KeyReused,
-    /// The event would be fanned out further than one commit can take.
-    #[error("{matched} subscriptions want the event, and at most {limit} can take one")]
-    TooManyDeliveries {
-        /// Enabled subscriptions that want it.
-        matched: usize,
-        /// Most that one event goes to.
-        limit: usize,
-    },
-    /// The store refused the event: a bug, or a limit of the store that is not checked before.
-    #[error("the store refused the event: {0}")]
-    Rejected(String),
-}
-
-impl AcceptError {
-    pub(super) const BUSY: Self = Self::Busy { retry_after_s: RETRY_AFTER_S };
-
-    fn of(id: SubscriptionId, unclaimed: &Unclaimed) -> Self {
-        match *unclaimed {
-            Unclaimed::Closed | Unclaimed::Busy => Self::BUSY,
-            Unclaimed::Full(Full { backlog, limit, retry_after_s }) => {
-                Self::BacklogFull { id, backlog, limit, retry_after_s }
-            }
-        }
-    }
-
-    pub(super) fn unavailable(reason: &str) -> Self {
-        Self::Unavailable { reason: reason.to_owned(), retry_after_s: RETRY_AFTER_S }
-    }
-}
-
-impl From<StoreError> for AcceptError {
-    fn from(error: StoreError) -> Self {
-        // The error may name hosts: it is for the log, not for the caller.
-        tracing::warn!(%error, "an event was refused");
-        match error {
-            StoreError::Unavailable(_) | StoreError::NotOwner => Self::unavailable("the store is unavailable"),
-            StoreError::Rejected(_) | StoreError::Corrupt(_) => Self::Rejected("see the service's log".to_owned()),
-        }
-    }
-}
-
-impl From<WriteError> for AcceptError {
-    fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::Full => Self::BUSY,
-            WriteError::Unavailable { ambiguous: false } => {
-                Self::unavailable("the store is unavailable; the event was not stored")
-            }
-            WriteError::Unavailable { ambiguous: true } => {
-                Self::unavailable("the store went away during the commit; the event may have been stored")
-            }
-            WriteError::Rejected(reason) => Self::Rejected(reason),
-            WriteError::KeyReused => Self::KeyReused,
-        }
-    }
 }
 
 /// What the home page and `/readyz` show.
@@ -316,7 +169,7 @@ impl Engine {
         if node.is_draining() {
             return Err(AcceptError::unavailable("this process is stopping"));
         }
-        let key = key.map(|key| key.in_scope(format!("ingest/{id}")));
+        let key = key.map(|key| key.in_scope(ingest_scope(id)));
         let payload = active.entry.account.admit(payload).ok_or(AcceptError::BUSY)?;
         let claim = match self.claim(active).await {
             Ok(claim) => claim,
@@ -332,6 +185,17 @@ impl Engine {
             Stored::Before(outcome) => Ok(Accepted { outcome: DeliveryId(outcome), replayed: true }),
             Stored::Event { .. } => Err(AcceptError::Rejected("a delivery became an event".to_owned())),
         }
+    }
+
+    /// What the first request with this key was answered with, if there was one.
+    pub async fn accepted_before(
+        &self,
+        active: &Active,
+        key: Option<RequestKey>,
+    ) -> Result<Option<Accepted<DeliveryId>>, AcceptError> {
+        let key = key.map(|key| key.in_scope(ingest_scope(active.subscription.id)));
+        let before = self.answered_before(key.as_ref()).await?;
+        Ok(before.map(|outcome| Accepted { outcome: DeliveryId(outcome), replayed: true }))
     }
 
     /// What the first request with this key came to, if there was one.
@@ -546,6 +410,11 @@ async fn ask<T>(
         Ok(answer) => Ok(answer.ok()),
         Err(_) => Err(AcceptError::unavailable("the subscription's actor did not answer in time")),
     }
+}
+
+/// What a key of a subscription's own producers is unique in.
+fn ingest_scope(id: SubscriptionId) -> String {
+    format!("ingest/{id}")
 }
 
 /// Submits it, and waits for the commit.

@@ -6,6 +6,7 @@
 //!    └────── submit ───▶ writer ── committed, recorded ──▶ entry ── cast ──▶ ┘
 //! ```
 
+mod accept;
 mod announce;
 mod attempts;
 mod backlog;
@@ -19,7 +20,6 @@ mod shares;
 mod subscription;
 mod supervisor;
 
-pub use engine::{
-    AcceptError, Accepted, Active, Engine, EngineStatus, LiveState, NewEvent, Published, RequestKey, Running,
-};
+pub use accept::{AcceptError, Accepted, NewEvent, Published, RequestKey};
+pub use engine::{Active, Engine, EngineStatus, LiveState, Running};
 pub use node::Parts;

@@ -112,10 +112,16 @@ async fn ingest<B: Buf>(
     };
     let event_type = event_type(headers.event_type, headers.x_event_type)?;
     let ordering_key = ordering_key(headers.ordering_key)?;
-    wanted(&active, event_type.as_deref())?;
-    json::check(&body).map_err(|why| Problem::new(Kind::InvalidJson, why))?;
     let parts = parts(event_type.as_deref(), &body, ordering_key.as_deref());
     let key = headers.key.map(|key| key.of_request(&parts)).transpose()?;
+    if let Err(refusal) = wanted(&active, event_type.as_deref()) {
+        // It may have been taken before, when the subscription wanted it: then the producer has missed the answer.
+        return match http.api.engine.accepted_before(&active, key).await? {
+            Some(accepted) => Ok((id, accepted)),
+            None => Err(refusal),
+        };
+    }
+    json::check(&body).map_err(|why| Problem::new(Kind::InvalidJson, why))?;
     Ok((id, http.api.engine.accept(&active, event_type, ordering_key, body, key).await?))
 }
 

@@ -18,6 +18,7 @@ on_both_stores!(
     the_same_key_with_another_request_is_refused,
     a_key_used_at_the_same_time_is_delivered_once,
     a_key_is_remembered_across_a_restart,
+    a_request_is_answered_again_though_it_would_be_refused_by_now,
 );
 
 async fn subscribe(app: &App, receiver: &Receiver, more: Value) -> i64 {
@@ -189,4 +190,24 @@ async fn a_key_is_remembered_across_a_restart(backend: Backend) {
     let first = keyed(&app, &format!("/ingest/{id}"), "k", &json!({})).await.expect(202);
     let app = app.stop().await.start().await;
     assert_eq!(keyed(&app, &format!("/ingest/{id}"), "k", &json!({})).await.expect(202), first);
+}
+
+async fn a_request_is_answered_again_though_it_would_be_refused_by_now(backend: Backend) {
+    let app = App::start(backend).await;
+    let mut receiver = Receiver::start([]).await;
+    let id = app.subscribe(&receiver.url()).await;
+    let (path, body) = (format!("/ingest/{id}"), json!({ "n": 1 }));
+    let first = keyed(&app, &path, "k", &body).await;
+    receiver.next().await;
+
+    app.patch(&format!("/subscriptions/{id}"), json!({ "event_type": ["another"] })).await.expect(200);
+    assert_eq!(keyed(&app, &path, "k", &body).await.text, first.text);
+    keyed(&app, &path, "k", &json!({ "n": 2 })).await.expect(409);
+    keyed(&app, &path, "new", &body).await.expect(403);
+
+    app.patch(&format!("/subscriptions/{id}"), json!({ "event_type": null })).await.expect(200);
+    app.post(&format!("/subscriptions/{id}/disable"), json!({})).await.expect(200);
+    assert_eq!(keyed(&app, &path, "k", &body).await.text, first.text);
+    let refused = keyed(&app, &path, "new", &body).await.expect(409);
+    assert_eq!(refused["type"], "/problems/subscription-disabled");
 }
