@@ -1,6 +1,7 @@
 //! What a subscription's owner may decide about its delivery, and what follows from it for the machine.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{DeliveryId, RetrySchedule};
 
 /// Each `None` leaves it to the node's default. Stored as JSON with the subscription; checked before it is stored.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
     /// Most attempts under way or not yet logged.
@@ -44,6 +45,15 @@ pub struct Settings {
     /// Sent with every attempt. May hold credentials: shown by name only.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
+}
+
+/// Of headers the names: their values may be credentials.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = Self { headers: BTreeMap::new(), ..self.clone() };
+        let text = serde_json::to_string(&shown).map_err(|_| fmt::Error)?;
+        write!(f, "Settings({text}, headers: {:?})", self.headers.keys())
+    }
 }
 
 /// A token bucket.
@@ -195,5 +205,18 @@ impl RateLimit {
     pub fn rate(self) -> Rate {
         let per_second = self.per_second.max(1);
         Rate { per_second, burst: self.burst.unwrap_or(per_second / 10).max(1) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_the_names_of_headers_and_no_value() {
+        let headers = BTreeMap::from([("authorization".to_owned(), "hunter2".to_owned())]);
+        let shown = format!("{:?}", Settings { max_concurrency: Some(3), headers, ..Settings::default() });
+        assert!(shown.contains("authorization") && shown.contains("\"max_concurrency\":3"), "{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
     }
 }

@@ -109,7 +109,11 @@ fn check_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Op
     // HeaderValue would take more: bytes beyond ASCII, which receivers read in different ways.
     let found = value.chars().find(|c| !matches!(c, ' '..='~' | '\t'));
     match (found, HeaderValue::from_str(value)) {
-        (None, Ok(value)) => Ok((valid, value)),
+        (None, Ok(mut value)) => {
+            // It may be a credential: no debug output shows it.
+            value.set_sensitive(true);
+            Ok((valid, value))
+        }
         (found, _) => {
             let found = found.map_or_else(|| "an invalid value".to_owned(), |c| format!("a value with {c:?}"));
             Err(refuse(&field, found, "printable ASCII"))
@@ -213,6 +217,12 @@ mod tests {
     fn a_refusal_never_repeats_a_value() {
         let (field, found, expected) = with(&[("x-token", "hunter2\n")]).unwrap_err();
         assert!(![field, found, expected].concat().contains("hunter2"));
+    }
+
+    #[test]
+    fn debug_shows_no_value() {
+        let shown = format!("{:?}", with(&[("authorization", "hunter2")]).unwrap());
+        assert!(shown.contains("authorization") && !shown.contains("hunter2"), "{shown}");
     }
 
     #[test]

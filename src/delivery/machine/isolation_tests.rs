@@ -3,18 +3,9 @@ use super::*;
 use crate::delivery::{AttemptResult, BreakerState, DisabledReason, Order, Outcome, Rate, RetryChange, Waits};
 
 fn with(change: impl FnOnce(&mut Limits)) -> Bench {
-    let mut bench = Bench::new("10s,10s");
     let mut changed = limits("10s,10s");
     change(&mut changed);
-    bench.machine = Machine::new(SUBSCRIPTION, changed, true);
-    bench.give(Input::Started {
-        cursor: DeliveryId::MIN,
-        behind: false,
-        retries: vec![],
-        all_retries: true,
-        failing_since: None,
-    });
-    bench
+    Bench::over(changed)
 }
 
 fn keyed(n: u128, key: &str) -> Delivery {

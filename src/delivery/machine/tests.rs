@@ -60,7 +60,10 @@ pub(super) struct Bench {
 
 impl Bench {
     pub fn new(schedule: &str) -> Self {
-        let limits = limits(schedule);
+        Self::not_started(limits(schedule))
+    }
+
+    fn not_started(limits: Limits) -> Self {
         Self {
             machine: Machine::new(SUBSCRIPTION, limits, true),
             now: Timestamp(1_000_000),
@@ -71,7 +74,12 @@ impl Bench {
     }
 
     pub fn started(schedule: &str) -> Self {
-        let mut bench = Self::new(schedule);
+        Self::over(limits(schedule))
+    }
+
+    /// Started with nothing in the store.
+    pub fn over(limits: Limits) -> Self {
+        let mut bench = Self::not_started(limits);
         bench.give(Input::Started {
             cursor: DeliveryId::MIN,
             behind: false,
