@@ -3,6 +3,7 @@
 //!
 //! `ARCHITECTURE.md` walks one event through these modules.
 
+pub mod access;
 pub mod actors;
 pub mod cache;
 pub mod cli;

@@ -1,6 +1,7 @@
 //! The HTTP API: one file a resource. Handlers parse, call, and render; the routes are warp filters over our own accept
 //! loop (`server.rs`), and every path is listed in `routes.rs`.
 
+mod access;
 mod body;
 mod enabling;
 mod event;

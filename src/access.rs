@@ -1,0 +1,99 @@
+//! Who calls, and what they may do. Pure: how a caller proves who they are is not its business.
+
+use std::sync::Arc;
+
+/// What a key was made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Everything.
+    Admin,
+    /// May send events, and nothing else.
+    Producer,
+    /// May look at everything, secrets excepted, and change nothing.
+    Reader,
+    /// Sees and manages the subscriptions, deliveries and logs of its tenant.
+    Tenant,
+}
+
+/// What a request needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permission {
+    /// Send events.
+    Ingest,
+    /// Look at subscriptions, deliveries, logs, figures.
+    Read,
+    /// Create, change and delete subscriptions.
+    Manage,
+    /// Make and revoke keys, have a secret shown.
+    Administer,
+}
+
+impl Role {
+    /// Whether it includes a permission.
+    pub fn grants(self, permission: Permission) -> bool {
+        match self {
+            Self::Admin => true,
+            Self::Producer => permission == Permission::Ingest,
+            Self::Reader => permission == Permission::Read,
+            Self::Tenant => matches!(permission, Permission::Read | Permission::Manage),
+        }
+    }
+}
+
+/// Who did something, as the audit has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// A service that asks nobody who they are.
+    Anonymous,
+    /// Who holds this key, named by its prefix.
+    Key(Arc<str>),
+    /// The command line, on a machine that reaches the store.
+    CommandLine,
+    /// Hookpost itself, as when a receiver is gone.
+    Hookpost,
+}
+
+/// Who calls.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// For the audit.
+    pub actor: Actor,
+    /// What they may do.
+    pub role: Role,
+    /// If they are confined to a tenant, which. What belongs to another does not exist for them.
+    pub tenant: Option<Arc<str>>,
+}
+
+impl Caller {
+    /// A caller who was not asked who they are.
+    pub fn anonymous() -> Self {
+        Self { actor: Actor::Anonymous, role: Role::Admin, tenant: None }
+    }
+
+    /// Whether what belongs to this tenant exists for them.
+    pub fn sees(&self, tenant: &str) -> bool {
+        self.tenant.as_deref().is_none_or(|own| own == tenant)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_grants_what_it_is_for_and_no_more() {
+        use Permission::{Administer, Ingest, Manage, Read};
+        let granted = |role: Role| [Ingest, Read, Manage, Administer].map(|permission| role.grants(permission));
+        assert_eq!(granted(Role::Admin), [true, true, true, true]);
+        assert_eq!(granted(Role::Producer), [true, false, false, false]);
+        assert_eq!(granted(Role::Reader), [false, true, false, false]);
+        assert_eq!(granted(Role::Tenant), [false, true, true, false]);
+    }
+
+    #[test]
+    fn whoever_is_confined_to_a_tenant_sees_no_other() {
+        let confined = Caller { tenant: Some("acme".into()), ..Caller::anonymous() };
+        assert!(confined.sees("acme") && !confined.sees("acm") && !confined.sees("default"));
+        assert!(Caller::anonymous().sees("acme"));
+    }
+}
