@@ -1,6 +1,7 @@
 //! The command line: what can be asked of the binary, and how it answers the shell.
 
 mod healthcheck;
+mod master;
 mod serve;
 mod show;
 
@@ -40,12 +41,24 @@ Environment, under the flags and over the file:
   HOOKPOST_ATTEMPT_TIMEOUT   deadline of a whole attempt [default: 10s]
   HOOKPOST_DNS_SERVERS       name servers to ask instead of the system's: 10.0.0.2:53,10.0.0.3:53
   HOOKPOST_RETENTION         how long deliveries and logs are kept [default: 72h]
+  HOOKPOST_MASTER_KEY        what secrets are encrypted with; several for a replacement: the first encrypts
+  HOOKPOST_MASTER_KEY_FILE   a file with them, one a line, instead
   HOOKPOST_ALLOW_TARGETS     private ranges that may be targets, such as 10.1.0.0/16
   HOOKPOST_LOG               level or filter, such as info,hookpost=debug [default: info]
   HOOKPOST_LOG_FORMAT        pretty or json [default: pretty]
 
 SIGTERM or Ctrl-C finishes what is in flight and stops; a second one stops at once.
 Exit status: 0 stopped as asked, 1 failed, 2 the command line or the configuration is wrong.";
+
+const HELP_ROTATE: &str = "\
+To replace a master key, without a pause:
+  1. restart every process with HOOKPOST_MASTER_KEY=old,new   all of them can open what either has sealed
+  2. restart every process with HOOKPOST_MASTER_KEY=new,old   what is new is sealed under the new one
+  3. HOOKPOST_MASTER_KEY=new,old hookpost keys rotate-master  so is the rest; may be interrupted and repeated
+  4. restart every process with HOOKPOST_MASTER_KEY=new
+
+Secrets from before there was a master key are sealed by it, too. Backups, and what a database has not overwritten yet, may
+still hold those as they were: rotate the secrets themselves to be sure.";
 
 const HELP_COMPLETIONS: &str = "\
 Example:
@@ -76,6 +89,9 @@ enum Command {
     },
     /// Bring the store's schema up to date and stop; `serve` does it too
     Migrate(Flags),
+    /// Make keys, and replace them
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Ask the service on the configured listener whether it is ready; exit status 0 means yes
     Healthcheck(Flags),
     /// Print a completion script for a shell
@@ -84,6 +100,15 @@ enum Command {
         /// For which shell
         shell: Shell,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum KeysCommand {
+    /// Print a fresh master key, for HOOKPOST_MASTER_KEY
+    NewMaster,
+    /// Seal all secrets under the first master key, so that the others can go; also beside a running service
+    #[command(after_help = HELP_ROTATE)]
+    RotateMaster(Flags),
 }
 
 /// Does what the arguments of this process ask for.
@@ -95,6 +120,10 @@ pub fn run() -> ExitCode {
     match command {
         Command::Serve(flags) => with_config(&flags, serve::run),
         Command::Migrate(flags) => with_config(&flags, |config| finish(migrate(&config))),
+        Command::Keys(KeysCommand::NewMaster) => finish(master::new_master()),
+        Command::Keys(KeysCommand::RotateMaster(flags)) => {
+            with_config(&flags, |config| finish(master::rotate_master(&config)))
+        }
         Command::Healthcheck(flags) => with_config(&flags, |config| finish(healthcheck::run(config.listen))),
         Command::Config { flags, json } => match Config::load(&flags) {
             Ok(resolved) => finish(print(&show::settings(&resolved.settings, json))),

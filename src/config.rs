@@ -20,8 +20,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use secrecy::SecretString;
+use zeroize::Zeroizing;
 
 use crate::delivery::RetrySchedule;
+use crate::vault::MasterKey;
 
 pub use error::ConfigError;
 pub use flags::Flags;
@@ -55,7 +57,11 @@ pub struct Config {
     pub allow_targets: Vec<IpNet>,
     /// Name servers that are asked for targets; none means the system's.
     pub dns_servers: Vec<SocketAddr>,
-    /// Development mode: loopback targets allowed, no authentication asked for.
+    /// What secrets are sealed under: the first seals, all of them open. [`Config::load`] fills in those of the file.
+    pub master_keys: Vec<MasterKey>,
+    /// Where they are, if not in a variable.
+    pub master_key_file: Option<PathBuf>,
+    /// Development mode: loopback targets allowed, no authentication asked for, secrets kept as they are without a master key.
     pub dev: bool,
     /// Log filter, as `tracing_subscriber::EnvFilter` reads it.
     pub log: String,
@@ -90,7 +96,11 @@ impl Config {
             env.get(keys::CONFIG_VARIABLE).filter(|path| !path.trim().is_empty()).map(|path| PathBuf::from(path.trim()))
         });
         let file = path.map(read_file).transpose()?;
-        resolve(file.as_ref(), &env, flags)
+        let mut resolved = resolve(file.as_ref(), &env, flags)?;
+        if let Some(path) = &resolved.config.master_key_file {
+            resolved.config.master_keys = read_master_keys(path)?;
+        }
+        Ok(resolved)
     }
 
     /// Whether the API may be offered where it would be: an open door on a network has to be somebody's decision.
@@ -135,6 +145,15 @@ fn read_file(path: PathBuf) -> Result<ConfigFile, ConfigError> {
         Ok(text) => Ok(ConfigFile { path, text }),
         Err(error) => Err(ConfigError::Unreadable { path, error: error.to_string() }),
     }
+}
+
+fn read_master_keys(path: &Path) -> Result<Vec<MasterKey>, ConfigError> {
+    let text = read_capped(path).map(Zeroizing::new).map_err(|error| error.to_string());
+    let keys = text.and_then(|text| parse::master_keys(&text)).and_then(|keys| match keys.is_empty() {
+        true => Err("there is no key in it".to_owned()),
+        false => Ok(keys),
+    });
+    keys.map_err(|problem| ConfigError::MasterKeyFile { path: path.to_owned(), problem })
 }
 
 fn read_capped(path: &Path) -> std::io::Result<String> {

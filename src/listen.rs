@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
-use crate::outbound::signing::SigningKeys;
+use crate::outbound::signing::{PublicKey, SigningKeys, Verifier};
 use failures::Failures;
 use report::Report;
 
@@ -46,6 +46,9 @@ pub struct ListenArgs {
     /// The subscription's secret. With it each delivery's X-Hub-Signature-256 and webhook-signature are verified.
     #[arg(long, value_name = "SECRET")]
     pub secret: Option<SecretString>,
+    /// The subscription's public key (`whpk_…`), if it signs with ed25519. With it v1a signatures are verified.
+    #[arg(long, value_name = "KEY")]
+    pub public_key: Option<PublicKey>,
     /// Fail the first N deliveries of each webhook-id, or `always`, to watch Hookpost retry.
     #[arg(long, value_name = "N|always", default_value = "0")]
     pub fail: FailFirst,
@@ -84,7 +87,7 @@ pub struct Listener {
 }
 
 struct Receiver {
-    keys: Option<SigningKeys>,
+    verifier: Verifier,
     failures: Failures,
     delay: Duration,
     json: bool,
@@ -103,7 +106,7 @@ impl Listener {
             .await
             .with_context(|| format!("cannot listen on {wanted}; choose another with --port, or 0 for any free one"))?;
         let receiver = Receiver {
-            keys: args.secret.as_ref().map(SigningKeys::new),
+            verifier: Verifier::new(args.secret.as_ref(), args.public_key.clone()),
             failures: Failures::new(args.fail, StatusCode::from_u16(args.status).context("--status")?),
             delay: args.delay,
             json: args.json,
@@ -155,7 +158,7 @@ impl Receiver {
         let Ok(body) = Limited::new(body, MAX_BODY_BYTES).collect().await else {
             return answer(StatusCode::PAYLOAD_TOO_LARGE, "the body was cut off, or is larger than any delivery\n");
         };
-        let mut report = Report::new(&head.headers, &body.to_bytes(), self.keys.as_ref(), self.clock.wall());
+        let mut report = Report::new(&head.headers, &body.to_bytes(), &self.verifier, self.clock.wall());
         let failing = self.failures.next(report.webhook_id.as_deref().unwrap_or_default());
         let status = failing.unwrap_or(StatusCode::OK);
         report.answered = status.as_u16();
@@ -186,7 +189,7 @@ fn introduction(addr: SocketAddr, args: &ListenArgs) -> String {
     let mut signature = String::new();
     if let Some(secret) = &args.secret {
         subscription["secret"] = secret.expose_secret().into();
-        let signed = SigningKeys::new(secret).hub_signature(SAMPLE_EVENT.as_bytes());
+        let signed = SigningKeys::of_secret(secret).hub_signature(SAMPLE_EVENT.as_bytes()).unwrap_or_default();
         signature = format!(" -H 'X-Hub-Signature-256: {signed}'");
     }
     // What a shell needs to see a single quote inside single quotes.

@@ -19,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::outbound::client::AttemptClient;
 use crate::outbound::guard::TargetPolicy;
 use crate::store::{PostgresStore, SqliteStore, Store};
+use crate::vault::{self, Resealed, Vault};
 
 /// How long requests that are being answered may take at a stop.
 const HTTP_DRAIN: Duration = Duration::from_secs(5);
@@ -48,6 +49,17 @@ pub async fn migrate(config: &Config) -> anyhow::Result<&'static str> {
     Ok(name)
 }
 
+/// Seals every secret in the store under the first master key. `progress` hears how many subscriptions are done.
+pub async fn rotate_master(config: &Config, progress: &mut (dyn FnMut(u64) + Send)) -> anyhow::Result<Resealed> {
+    let store = open_store(config)?;
+    store.migrate(Clock::start().wall()).await.context("the store could not be prepared")?;
+    let vault = Vault::new(config.master_keys.clone(), false);
+    let cache = open_cache(config, &*store).await?;
+    let resealed = vault::rotate_master(&vault, &*store, &*cache, progress).await;
+    store.close().await;
+    Ok(resealed?)
+}
+
 impl Service {
     /// Opens the store, takes it over, recovers, and listens. It accepts events when it returns, unless another process
     /// delivers from the store: then it is on standby until that one stops.
@@ -55,13 +67,10 @@ impl Service {
         let clock = Clock::start();
         let store = open_store(&config)?;
         store.migrate(clock.wall()).await.context("the store could not be prepared")?;
-        let cache: Arc<dyn Cache> = match &config.redis_url {
-            Some(url) => {
-                let store = store.identity().await.context("the store could not be read")?;
-                Arc::new(RedisCache::connect(url, &format!("hookpost:{store}"))?)
-            }
-            None => Arc::new(NoCache::default()),
-        };
+        let vault = Arc::new(Vault::new(config.master_keys.clone(), config.dev));
+        // Before anything is sealed: the store has to know under which key.
+        vault::admit(&vault, &*store).await?;
+        let cache = open_cache(&config, &*store).await?;
         let policy = Arc::new(TargetPolicy::new(config.allow_targets.clone()));
         let metrics = Arc::new(Metrics::default());
         let parts = Parts {
@@ -69,6 +78,7 @@ impl Service {
             cache: cache.clone(),
             client: AttemptClient::asking(policy.clone(), config.attempt_timeout, &config.dns_servers),
             clock,
+            vault: vault.clone(),
             metrics: metrics.clone(),
             defaults: Defaults {
                 schedule: config.retry_schedule.clone(),
@@ -89,8 +99,15 @@ impl Service {
         let listener =
             TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
         let addr = listener.local_addr()?;
-        let api =
-            Arc::new(Api { engine: engine.clone(), store: store.clone(), metrics, policy, dev: config.dev, clock });
+        let api = Arc::new(Api {
+            engine: engine.clone(),
+            store: store.clone(),
+            vault,
+            metrics,
+            policy,
+            dev: config.dev,
+            clock,
+        });
         let (stop_http, stopped) = oneshot::channel();
         let stopped = async move {
             let _ = stopped.await;
@@ -146,6 +163,16 @@ async fn wait_and_take_over(engine: &Engine, parts: Parts) -> anyhow::Result<Run
             Err(error) => tracing::warn!(%error, "on standby, and the store cannot be reached"),
         }
     }
+}
+
+async fn open_cache(config: &Config, store: &dyn Store) -> anyhow::Result<Arc<dyn Cache>> {
+    Ok(match &config.redis_url {
+        Some(url) => {
+            let store = store.identity().await.context("the store could not be read")?;
+            Arc::new(RedisCache::connect(url, &format!("hookpost:{store}"))?)
+        }
+        None => Arc::new(NoCache::default()),
+    })
 }
 
 fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {

@@ -34,8 +34,8 @@ pub async fn prepare(home: &Home, at: i64) -> anyhow::Result<Client> {
 pub async fn subscriptions(database: &Client, count: usize, receiver: &str) -> anyhow::Result<()> {
     let fill = format!(
         "ALTER TABLE subscriptions DISABLE TRIGGER USER;
-         INSERT INTO subscriptions (tenant, target_url, event_types, secret, version, created_at, updated_at)
-         SELECT 'default', '{receiver}/' || n, '{{}}', '{SECRET}', 1, 0, 0 FROM generate_series(1, {count}) n;
+         INSERT INTO subscriptions (tenant, target_url, event_types, secrets, version, created_at, updated_at)
+         SELECT 'default', '{receiver}/' || n, '{{}}', '{{"current":"plain:{SECRET}"}}', 1, 0, 0 FROM generate_series(1, {count}) n;
          INSERT INTO subscription_patterns (tenant, pattern, subscription_id) SELECT tenant, '', id FROM subscriptions;
          ALTER TABLE subscriptions ENABLE TRIGGER USER;
          ANALYZE subscriptions, subscription_patterns"

@@ -12,6 +12,9 @@ use tokio::process::{Child, Command};
 /// How long a process may take to listen, migrations and recovery included.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// 32 zero bytes in base64: what it keeps is gone after the run.
+const MASTER_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+
 pub struct Process {
     child: Child,
     pub addr: SocketAddr,
@@ -35,6 +38,7 @@ impl Process {
         // As in production: no line per delivery.
         command.env("HOOKPOST_LOG", "info").env("HOOKPOST_LOG_FORMAT", "json");
         command.env("HOOKPOST_ALLOW_TARGETS", "127.0.0.0/8");
+        command.env("HOOKPOST_MASTER_KEY", MASTER_KEY);
         command.envs(environment.iter().map(|(name, value)| (*name, value.clone())));
         Self::start(command).await
     }

@@ -24,6 +24,7 @@ use crate::delivery::{DeliveryId, EventId, Outcome, Snapshot, Subscription, Subs
 use crate::outbound::signing::SigningKeys;
 use crate::store::writer::{Claim, Key, Stored, Submission, What, WriteError, Writer};
 use crate::store::{EventDelivery, Recovery, Store, StoreError};
+use crate::vault::Unopened;
 
 /// How long a producer waits for its commit. A store that is slower than this is down, as far as it is concerned.
 const ACK_TIMEOUT: Duration = Duration::from_secs(6);
@@ -53,7 +54,7 @@ struct Handles {
 pub struct Active {
     entry: Arc<Entry>,
     subscription: Arc<Subscription>,
-    keys: Option<Arc<SigningKeys>>,
+    keys: Result<Option<Arc<SigningKeys>>, Arc<Unopened>>,
 }
 
 impl Active {
@@ -62,9 +63,12 @@ impl Active {
         &self.subscription
     }
 
-    /// The keys of its secret, if it has one, derived once.
-    pub fn signing_keys(&self) -> Option<&SigningKeys> {
-        self.keys.as_deref()
+    /// What it signs and verifies with, if it has anything, derived once.
+    ///
+    /// # Errors
+    /// When its secrets do not open.
+    pub fn signing_keys(&self) -> Result<Option<&SigningKeys>, &Unopened> {
+        self.keys.as_ref().map(Option::as_deref).map_err(|unopened| &**unopened)
     }
 
     /// Whether it wants events of this type.

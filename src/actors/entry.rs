@@ -19,8 +19,9 @@ use crate::delivery::{
 };
 use crate::outbound::client::Target;
 use crate::outbound::options::RequestOptions;
-use crate::outbound::signing::SigningKeys;
+use crate::outbound::signing::{Ed25519Key, SigningKeys};
 use crate::store::writer::{DeliverySink, RecordSink};
+use crate::vault::{Owner, Purpose, Unopened, Vault};
 
 /// How far a subscription may trail before it gets a row of its own in `positions`, so that it does not hold the
 /// watermark of all back.
@@ -33,14 +34,15 @@ pub(super) const REJOIN_BELOW: Duration = Duration::from_secs(15);
 pub(super) struct Config {
     pub subscription: Arc<Subscription>,
     pub target: Arc<Target>,
-    pub keys: Option<Arc<SigningKeys>>,
+    /// Of secrets that do not open, why: nothing may be sent unsigned instead.
+    pub keys: Result<Option<Arc<SigningKeys>>, Arc<Unopened>>,
     pub options: Arc<RequestOptions>,
 }
 
 impl Config {
-    pub fn new(subscription: Subscription) -> Arc<Self> {
+    pub fn new(subscription: Subscription, vault: &Vault, now: Timestamp) -> Arc<Self> {
         let target = Arc::new(Target::new(&subscription.target_url));
-        let keys = subscription.secret.as_ref().map(|secret| Arc::new(SigningKeys::new(secret)));
+        let keys = signing_keys(&subscription, vault, now);
         let options = Arc::new(request_options(&subscription));
         Arc::new(Self { subscription: Arc::new(subscription), target, keys, options })
     }
@@ -50,6 +52,32 @@ impl Config {
         let (target, keys, options) = (self.target.clone(), self.keys.clone(), self.options.clone());
         Arc::new(Self { subscription: Arc::new(subscription), target, keys, options })
     }
+}
+
+/// Opens the subscription's secrets. One that was replaced and does not count any more is left alone.
+fn signing_keys(
+    subscription: &Subscription,
+    vault: &Vault,
+    now: Timestamp,
+) -> Result<Option<Arc<SigningKeys>>, Arc<Unopened>> {
+    let Some(secrets) = &subscription.secrets else { return Ok(None) };
+    let open = |sealed, purpose| vault.open(sealed, purpose, Owner::from(subscription));
+    let derive = || {
+        let current = secrets.current.as_ref().map(|sealed| open(sealed, Purpose::Secret)).transpose()?;
+        let previous = secrets.previous.as_ref().filter(|previous| now < previous.until);
+        let previous = previous.map(|previous| Ok((open(&previous.secret, Purpose::Secret)?, previous.until)));
+        let previous = previous.transpose()?;
+        let ed25519 = secrets
+            .ed25519
+            .as_ref()
+            .map(|pair| Ed25519Key::of_seed(&open(&pair.seed, Purpose::Ed25519Seed)?).ok_or(Unopened::Malformed));
+        let previous = previous.as_ref().map(|(secret, until)| (secret, *until));
+        Ok(Some(Arc::new(SigningKeys::new(current.as_ref(), previous, ed25519.transpose()?))))
+    };
+    derive().map_err(|error: Unopened| {
+        tracing::error!(subscription_id = %subscription.id, %error, "its secrets do not open; nothing is sent to it");
+        Arc::new(error)
+    })
 }
 
 /// They were checked when they were stored; what another version stored and this one refuses is not sent.

@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::outbound::client::AttemptClient;
 use crate::store::Store;
 use crate::store::writer::Writer;
+use crate::vault::Vault;
 
 /// From here on committed payloads are left to the store, so that the other half stays for new events.
 const SPILL_BYTES: usize = MAX_PAYLOAD_BYTES / 2;
@@ -37,6 +38,8 @@ pub struct Parts {
     pub client: AttemptClient,
     /// Tells the time.
     pub clock: Clock,
+    /// Opens secrets.
+    pub vault: Arc<Vault>,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// As configured, for subscriptions that say nothing.

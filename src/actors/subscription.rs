@@ -275,7 +275,7 @@ impl State {
             }
             let request = AttemptRequest {
                 target: &config.target,
-                keys: config.keys.as_deref(),
+                keys: config.keys.as_ref().map(Option::as_deref).map_err(|unopened| &**unopened),
                 options: &config.options,
                 delivery,
                 number,

@@ -258,7 +258,7 @@ impl State {
         subscription: Subscription,
         recover_from: Option<DeliveryId>,
     ) -> Result<Arc<Entry>, ActorProcessingErr> {
-        let config = Config::new(subscription);
+        let config = self.config_of(subscription);
         let entry = self.node.insert(config.subscription.id, |unclaimed| {
             let from = recover_from.into_iter().chain(unclaimed.map(DeliveryId::predecessor)).min();
             // On demand: had it untried deliveries, its position or the recovery would say so. What is being committed
@@ -269,6 +269,11 @@ impl State {
         self.node.parts.metrics.activated();
         self.spawn(&entry).await?;
         Ok(entry)
+    }
+
+    fn config_of(&self, subscription: Subscription) -> Arc<Config> {
+        let parts = &self.node.parts;
+        Config::new(subscription, &parts.vault, parts.clock.wall())
     }
 
     async fn spawn(&mut self, entry: &Arc<Entry>) -> Result<(), ActorProcessingErr> {
@@ -353,7 +358,7 @@ impl State {
             return;
         }
         let enabled = subscription.disabled.is_none();
-        let taken = self.node.entry(id).is_some_and(|entry| entry.reconfigure(Config::new(*subscription)));
+        let taken = self.node.entry(id).is_some_and(|entry| entry.reconfigure(self.config_of(*subscription)));
         if !taken && enabled {
             // It may just have been enabled, with a backlog that nothing else would wake it for.
             self.activate(id, None);

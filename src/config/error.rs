@@ -68,6 +68,15 @@ pub enum ConfigError {
         /// Why.
         error: String,
     },
+    /// The file of the master keys cannot be read, or holds something else.
+    #[error("the master key file {path} cannot be used: {problem}; expected one key a line, as `hookpost keys new-master` \
+             makes them", path = .path.display())]
+    MasterKeyFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, without what it says.
+        problem: String,
+    },
     /// The API would be open to a network, and nobody has said that it should be.
     #[error(
         "refusing to listen on {listen}: other machines can reach it and API keys do not exist yet, so anyone there could \

@@ -43,12 +43,22 @@ pub(super) static DNS_SERVERS: Key = key(
     "HOOKPOST_DNS_SERVERS",
     "at most 3 addresses of name servers separated by commas, such as 10.0.0.53,10.0.1.53:5353, or nothing",
 );
+pub(super) static MASTER_KEY: Key = key(
+    "master_key",
+    "HOOKPOST_MASTER_KEY",
+    "at most 16 keys separated by commas, each base64 of 32 bytes as `hookpost keys new-master` makes them, or nothing",
+);
+pub(super) static MASTER_KEY_FILE: Key = key(
+    "master_key_file",
+    "HOOKPOST_MASTER_KEY_FILE",
+    "a file with one master key a line, in place of HOOKPOST_MASTER_KEY, or nothing",
+);
 pub(super) static LOG: Key =
     key("log", "HOOKPOST_LOG", "a level (error, warn, info, debug, trace) or directives such as info,hookpost=debug");
 pub(super) static LOG_FORMAT: Key = key("log_format", "HOOKPOST_LOG_FORMAT", "pretty or json");
 
 /// All of them, in the order in which they are shown.
-pub(super) static ALL: [&Key; 12] = [
+pub(super) static ALL: [&Key; 14] = [
     &LISTEN,
     &AUTH,
     &DATABASE_URL,
@@ -59,6 +69,8 @@ pub(super) static ALL: [&Key; 12] = [
     &RETENTION,
     &ALLOW_TARGETS,
     &DNS_SERVERS,
+    &MASTER_KEY,
+    &MASTER_KEY_FILE,
     &LOG,
     &LOG_FORMAT,
 ];

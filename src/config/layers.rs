@@ -175,6 +175,8 @@ impl Layers {
             retention: self.read(&keys::RETENTION, parse::retention)?,
             allow_targets: with_dev(self.read(&keys::ALLOW_TARGETS, parse::allow_targets)?, dev),
             dns_servers: self.read(&keys::DNS_SERVERS, parse::dns_servers)?,
+            master_keys: self.read(&keys::MASTER_KEY, parse::master_keys)?,
+            master_key_file: self.read(&keys::MASTER_KEY_FILE, parse::master_key_file)?,
             dev,
             log: self.read(&keys::LOG, parse::log)?,
             log_format: self.read(&keys::LOG_FORMAT, parse::log_format)?,
@@ -184,6 +186,10 @@ impl Layers {
         if waits >= config.retention {
             let problem = format!("its waits add up to {}", humantime::format_duration(waits));
             return Err(self.invalid(&keys::RETRY_SCHEDULE, problem, "a schedule that is over before the retention"));
+        }
+        if config.master_key_file.is_some() && !config.master_keys.is_empty() {
+            let problem = "HOOKPOST_MASTER_KEY is set, too".to_owned();
+            return Err(self.invalid(&keys::MASTER_KEY_FILE, problem, "only one of the two"));
         }
         Ok(config)
     }
@@ -201,7 +207,11 @@ impl Layers {
     /// The text of a setting, without its secrets.
     fn shown(&self, key: &Key) -> String {
         let text = self.0.get(key.name).map_or("", |(text, _)| text);
-        if key.name.ends_with("_url") { mask::mask_url(text) } else { text.to_owned() }
+        match key.name {
+            name if name == keys::MASTER_KEY.name => mask::mask_all(text),
+            name if name.ends_with("_url") => mask::mask_url(text),
+            _ => text.to_owned(),
+        }
     }
 
     fn settings(&self, config: &Config) -> Vec<Setting> {

@@ -1,13 +1,18 @@
-//! Shows a URL without what is secret in it.
+//! Shows settings without what is secret in them.
 
 const MASK: &str = "***";
 /// Parts of the names of query parameters whose values are secret.
 const SECRET_PARAMETERS: [&str; 4] = ["pass", "secret", "token", "key"];
 
+/// Of what is secret as a whole: whether it is there.
+pub(super) fn mask_all(text: &str) -> String {
+    if text.is_empty() { String::new() } else { MASK.to_owned() }
+}
+
 /// The URL with its password masked. When it is no URL, nothing of it is shown: it may be the password itself.
 pub(super) fn mask_url(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else {
-        return if text.is_empty() { String::new() } else { MASK.to_owned() };
+        return mask_all(text);
     };
     // Up to the last `@`, not the first: a password that was not percent-encoded may hold any of `@ / ? #`.
     match rest.rsplit_once('@') {

@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{Auth, LogFormat};
 use crate::delivery::RetrySchedule;
+use crate::vault::MasterKey;
 
 /// Shortest attempt: less does not fit a TLS handshake with a receiver on another continent.
 pub(super) const MIN_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(100);
@@ -23,6 +24,8 @@ pub(super) const MAX_RETENTION: Duration = Duration::from_hours(366 * 24);
 pub(super) const MAX_ALLOWED_TARGETS: usize = 64;
 /// Most name servers, as in `resolv.conf`: a lookup has no time to ask more.
 pub(super) const MAX_DNS_SERVERS: usize = 3;
+/// Most master keys: a replacement leaves two, and more than a few are a mistake.
+pub(super) const MAX_MASTER_KEYS: usize = 16;
 const DNS_PORT: u16 = 53;
 
 type Parsed<T> = Result<T, String>;
@@ -121,6 +124,28 @@ pub(super) fn dns_servers(text: &str) -> Parsed<Vec<SocketAddr>> {
         text.parse().or(address).map_err(|_| format!("{text:?} is not an IP address"))
     };
     servers.into_iter().map(server).collect()
+}
+
+/// A line or a comma ends a key, and `#` begins a comment: a file is read like the variable.
+pub(super) fn master_keys(text: &str) -> Parsed<Vec<MasterKey>> {
+    let lines = text.lines().map(|line| line.split_once('#').map_or(line, |(key, _)| key));
+    let texts: Vec<_> = lines.flat_map(|line| line.split(',')).map(str::trim).filter(|text| !text.is_empty()).collect();
+    if texts.len() > MAX_MASTER_KEYS {
+        return Err(format!("there are {} of them", texts.len()));
+    }
+    let mut keys: Vec<MasterKey> = Vec::new();
+    for (position, text) in (1..).zip(texts) {
+        let key = MasterKey::parse(text).map_err(|wrong| format!("key {position} is not a key: {wrong}"))?;
+        if keys.iter().any(|known| known.id() == key.id()) {
+            return Err(format!("key {position} is there twice"));
+        }
+        keys.push(key);
+    }
+    Ok(keys)
+}
+
+pub(super) fn master_key_file(text: &str) -> Parsed<Option<PathBuf>> {
+    Ok((!text.is_empty()).then(|| text.into()))
 }
 
 pub(super) fn log(text: &str) -> Parsed<String> {

@@ -107,7 +107,8 @@ fn a_wrong_value_is_named_with_its_source_what_was_found_and_what_is_expected() 
 
 #[test]
 fn every_setting_refuses_nonsense_by_its_own_name() {
-    for key in keys::ALL.iter().filter(|key| key.name != "data_dir") {
+    let paths = [keys::DATA_DIR.name, keys::MASTER_KEY_FILE.name];
+    for key in keys::ALL.iter().filter(|key| !paths.contains(&key.name)) {
         let text = refusal(with_env(&[(key.env, "=nonsense=\nsecond line")]));
         assert!(text.starts_with(&format!("{} (environment variable {}) is ", key.name, key.env)), "{text}");
         assert!(text.contains(key.expected), "{text}");
@@ -210,6 +211,55 @@ fn passwords_are_shown_neither_in_settings_nor_in_errors_nor_by_debug() {
             assert!(!text.contains("hunter2"), "{text}");
         }
     }
+}
+
+/// 32 times the same byte, in base64.
+const MASTER_KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+const OTHER_MASTER_KEY: &str = "CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg=";
+
+#[test]
+fn master_keys_are_read_in_their_order_and_never_shown() {
+    let resolved = with_env(&[("HOOKPOST_MASTER_KEY", &format!("{MASTER_KEY}, {OTHER_MASTER_KEY},"))]).expect("keys");
+    let ids: Vec<_> = resolved.config.master_keys.iter().map(MasterKey::id).collect();
+    let expected = [MASTER_KEY, OTHER_MASTER_KEY].map(|key| MasterKey::parse(key).expect("a key"));
+    assert_eq!(ids, expected.each_ref().map(MasterKey::id));
+    let shown = format!("{resolved:?} {}", serde_json::to_string(&resolved.settings).expect("JSON"));
+    assert!(!shown.contains("BwcH") && !shown.contains("CAgI") && !shown.contains("7, 7"), "{shown}");
+    assert_eq!(setting(&resolved, "master_key").0, "***");
+    assert_eq!(setting(&with_env(&[]).expect("defaults"), "master_key").0, "");
+}
+
+#[test]
+fn master_keys_that_are_none_are_refused_without_being_shown() {
+    let refused = |text: &str| refusal(with_env(&[("HOOKPOST_MASTER_KEY", text)]));
+    for (text, said) in [
+        ("hunter2!".to_owned(), "key 1 is not a key: it is not base64"),
+        (format!("{MASTER_KEY},aHVudGVyMg=="), "key 2 is not a key: it is 7 bytes long"),
+        (format!("{MASTER_KEY},{MASTER_KEY}"), "key 2 is there twice"),
+        (vec!["aHVudGVyMg=="; 17].join(","), "there are 17 of them"),
+    ] {
+        let error = refused(&text);
+        assert!(error.contains(said), "{error}");
+        assert!(!error.contains("hunter2") && !error.contains("aHVud") && !error.contains("BwcH"), "{error}");
+    }
+}
+
+#[test]
+fn a_file_of_master_keys_stands_for_the_variable_and_not_beside_it() {
+    let home = tempfile::tempdir().expect("a directory");
+    let path = home.path().join("master.keys");
+    let read = |text: &str| {
+        std::fs::write(&path, text).expect("a file");
+        read_master_keys(&path).map(|keys| keys.len()).map_err(|error| error.to_string())
+    };
+    assert_eq!(read(&format!("# the new one\n{MASTER_KEY}\r\n\n{OTHER_MASTER_KEY} # until 2027")), Ok(2));
+    for (text, said) in [("hunter2!", "key 1 is not a key"), ("# none\n", "there is no key in it")] {
+        let error = read(text).expect_err("refused");
+        assert!(error.contains("master.keys cannot be used") && error.contains(said), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+    let both = [("HOOKPOST_MASTER_KEY", MASTER_KEY), ("HOOKPOST_MASTER_KEY_FILE", "/etc/master.keys")];
+    assert!(refusal(with_env(&both)).contains("only one of the two"));
 }
 
 #[test]

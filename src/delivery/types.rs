@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::secrets::Secrets;
 use super::settings::Settings;
 
 /// Milliseconds since the Unix epoch.
@@ -157,8 +157,8 @@ pub struct Subscription {
     pub target_url: Arc<str>,
     /// Patterns of event types (`order.created`, `order.*`); empty means every event.
     pub event_types: Vec<EventTypePattern>,
-    /// Verifies what is ingested and signs what is delivered. Never shown after creation.
-    pub secret: Option<SecretString>,
+    /// What it signs and verifies with, sealed. Shared, so that copies of it cost a pointer.
+    pub secrets: Option<Arc<Secrets>>,
     /// Why deliveries are held back; `None` while the subscription is enabled.
     pub disabled: Option<DisabledReason>,
     /// How it is delivered to.

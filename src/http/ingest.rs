@@ -17,7 +17,7 @@ use super::problem::{FieldError, Kind, Problem, quoted};
 use super::server::Peer;
 use super::{Http, IdSegment, content_length, event_type, json, reply, with};
 use crate::actors::{Accepted, Active};
-use crate::delivery::{DeliveryId, SubscriptionId};
+use crate::delivery::{DeliveryId, SubscriptionId, Timestamp};
 use crate::outbound::signing::SigningKeys;
 
 const SIGNATURE: &str = "x-hub-signature-256";
@@ -100,12 +100,13 @@ async fn ingest<B: Buf>(
 ) -> Result<(SubscriptionId, Accepted<DeliveryId>), Problem> {
     let id = segment.id()?;
     let active = http.api.engine.activate(id).await?;
-    let body = match (active.signing_keys(), &headers.signature) {
+    let keys = active.signing_keys()?.filter(|keys| keys.has_secret());
+    let body = match (keys, &headers.signature) {
         // Before the body is read: nobody without a signature makes us hold one.
         (Some(_), None) => return Err(signature_missing(id)),
         (Some(keys), Some(signature)) => {
             let body = http.bodies.read(length, body).await?;
-            verify(keys, &body, signature, headers.peer)?;
+            verify(keys, &body, signature, http.api.clock.wall(), headers.peer)?;
             body
         }
         (None, _) => http.bodies.read(length, body).await?,
@@ -132,8 +133,14 @@ fn parts<'a>(event_type: Option<&'a str>, body: &'a [u8], ordering_key: Option<&
     parts
 }
 
-fn verify(keys: &SigningKeys, body: &Bytes, signature: &Text, peer: Option<Peer>) -> Result<(), Problem> {
-    if keys.verify_hub_signature(body, &signature.0) {
+fn verify(
+    keys: &SigningKeys,
+    body: &Bytes,
+    signature: &Text,
+    now: Timestamp,
+    peer: Option<Peer>,
+) -> Result<(), Problem> {
+    if keys.verify_hub_signature(body, &signature.0, now) {
         return Ok(());
     }
     tracing::debug!(peer = ?peer.map(|peer| peer.0), "a signature does not match");

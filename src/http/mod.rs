@@ -23,6 +23,8 @@ mod problem_kind;
 mod query;
 mod reply;
 mod routes;
+mod secret;
+mod secrets_body;
 mod server;
 mod settings_body;
 mod state;
@@ -53,6 +55,7 @@ use crate::delivery::SubscriptionId;
 use crate::metrics::Metrics;
 use crate::outbound::guard::TargetPolicy;
 use crate::store::Store;
+use crate::vault::Vault;
 use body::{Bodies, BodyLimits};
 use problem::{Kind, NoRoute, Problem, quoted};
 use routes::ROUTES;
@@ -64,6 +67,8 @@ pub struct Api {
     pub engine: Engine,
     /// Reads, and changes to subscriptions.
     pub store: Arc<dyn Store>,
+    /// Seals secrets, and opens them for whoever may see them.
+    pub vault: Arc<Vault>,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Judges target URLs.
@@ -104,6 +109,8 @@ fn routes(
         .or(logs::routes(&http))
         .unify()
         .or(enabling::routes(&http))
+        .unify()
+        .or(secret::routes(&http))
         .unify()
         .or(state::routes(&http))
         .unify()

@@ -13,9 +13,12 @@ use super::ROUTES;
 pub(super) use super::problem_kind::Kind;
 use crate::actors::AcceptError;
 use crate::store::StoreError;
+use crate::vault::{NoMasterKey, Unopened};
 
 /// What a refused caller is told to wait when the store is away and nobody knows for how long.
 const RETRY_AFTER_S: u64 = 2;
+/// The same when a master key is missing: somebody has to do something.
+const SECRET_LOCKED_RETRY_AFTER_S: u64 = 60;
 /// Longest value that is quoted back: enough to recognise it, too short to be a payload.
 const MAX_FOUND_CHARS: usize = 80;
 
@@ -193,6 +196,19 @@ impl From<AcceptError> for Problem {
                 Self::new(Kind::Internal, "the store refused the event; nothing was stored")
             }
         }
+    }
+}
+
+impl From<NoMasterKey> for Problem {
+    fn from(error: NoMasterKey) -> Self {
+        Self::new(Kind::NoMasterKey, format!("{error}, or start the service with --dev"))
+    }
+}
+
+impl From<&Unopened> for Problem {
+    fn from(unopened: &Unopened) -> Self {
+        Self::new(Kind::SecretLocked, format!("the subscription's secret does not open: {unopened}"))
+            .retry_after(SECRET_LOCKED_RETRY_AFTER_S)
     }
 }
 

@@ -12,6 +12,8 @@ pub(super) enum Kind {
     ForeignOrigin,
     NotSubscribed,
     SubscriptionNotFound,
+    SecretNotFound,
+    PublicKeyNotFound,
     DeliveryNotFound,
     EventNotFound,
     PageNotFound,
@@ -22,16 +24,18 @@ pub(super) enum Kind {
     KeyReused,
     PayloadTooLarge,
     TooManyDeliveries,
+    NoMasterKey,
     BacklogFull,
     Internal,
     Busy,
     StoreUnavailable,
+    SecretLocked,
     NotReady,
 }
 
 impl Kind {
     /// All of them, for the documentation.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 28] = [
         Self::InvalidJson,
         Self::InvalidField,
         Self::InvalidParameter,
@@ -41,6 +45,8 @@ impl Kind {
         Self::ForeignOrigin,
         Self::NotSubscribed,
         Self::SubscriptionNotFound,
+        Self::SecretNotFound,
+        Self::PublicKeyNotFound,
         Self::DeliveryNotFound,
         Self::EventNotFound,
         Self::PageNotFound,
@@ -51,10 +57,12 @@ impl Kind {
         Self::KeyReused,
         Self::PayloadTooLarge,
         Self::TooManyDeliveries,
+        Self::NoMasterKey,
         Self::BacklogFull,
         Self::Internal,
         Self::Busy,
         Self::StoreUnavailable,
+        Self::SecretLocked,
         Self::NotReady,
     ];
 
@@ -70,6 +78,8 @@ impl Kind {
             Self::ForeignOrigin => ("foreign-origin", 403, "Pages of other origins may not change anything here"),
             Self::NotSubscribed => ("event-type-not-subscribed", 403, "The subscription does not take this event type"),
             Self::SubscriptionNotFound => ("subscription-not-found", 404, "There is no such subscription"),
+            Self::SecretNotFound => ("secret-not-found", 404, "The subscription has no secret"),
+            Self::PublicKeyNotFound => ("public-key-not-found", 404, "The subscription has no public key"),
             Self::DeliveryNotFound => ("delivery-not-found", 404, "There is no such delivery"),
             Self::EventNotFound => ("event-not-found", 404, "There is no such event"),
             Self::PageNotFound => ("page-not-found", 404, "There is nothing at this path"),
@@ -82,10 +92,12 @@ impl Kind {
             Self::TooManyDeliveries => {
                 ("too-many-deliveries", 422, "More subscriptions want it than can take one event")
             }
+            Self::NoMasterKey => ("no-master-key", 422, "This service has no master key to keep secrets under"),
             Self::BacklogFull => ("backlog-full", 429, "The subscription's backlog is full"),
             Self::Internal => ("internal", 500, "Something went wrong on our side"),
             Self::Busy => ("busy", 503, "This node is at its limit"),
             Self::StoreUnavailable => ("store-unavailable", 503, "The store is unavailable"),
+            Self::SecretLocked => ("secret-locked", 503, "The subscription's secret cannot be opened"),
             Self::NotReady => ("not-ready", 503, "This node is not ready"),
         }
     }
@@ -107,6 +119,10 @@ impl Kind {
             Self::ForeignOrigin => "Call the API from a program, or from a page that this server itself serves.",
             Self::NotSubscribed => "Send a type that the subscription names, or add this one to its event_type.",
             Self::SubscriptionNotFound => "Look the id up with GET /subscriptions. It may have been deleted.",
+            Self::SecretNotFound => "POST /subscriptions/{id}/secret/rotate gives it one.",
+            Self::PublicKeyNotFound => {
+                "PATCH /subscriptions/{id} with {\"ed25519\": true} makes a key: deliveries are then signed with v1a, too."
+            }
             Self::DeliveryNotFound => {
                 "Use the delivery_id of the answer to POST /ingest/{id}. Deliveries are forgotten after the retention."
             }
@@ -133,6 +149,10 @@ impl Kind {
                 "Nothing was stored. Let fewer subscriptions want this type, for example by narrower event types, or \
                  divide them among tenants."
             }
+            Self::NoMasterKey => {
+                "Nothing was changed. Whoever runs the service sets HOOKPOST_MASTER_KEY (`hookpost keys new-master` makes one); \
+                 for development, `hookpost serve --dev` does without."
+            }
             Self::BacklogFull => {
                 "Nothing was stored. Send it again after Retry-After, which is about when the receiver will have made room. \
                  GET /subscriptions/{id}/state says what holds it up; max_backlog sets the limit."
@@ -140,6 +160,10 @@ impl Kind {
             Self::Internal => "The log of the service says more. Trying again may not help.",
             Self::Busy => "Nothing was stored. Try again after Retry-After, with less at the same time.",
             Self::StoreUnavailable => "Try again after Retry-After. Sending an event twice is safe for the service.",
+            Self::SecretLocked => {
+                "Nothing was stored. Whoever runs the service adds the master key that the answer names to HOOKPOST_MASTER_KEY. \
+                 Where it is lost, a new secret (PATCH /subscriptions/{id}) takes the place of the old one."
+            }
             Self::NotReady => "Wait; send events to another node meanwhile.",
         }
     }

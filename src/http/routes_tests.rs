@@ -19,8 +19,8 @@ use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, DisabledReason, Event, EventId, Retry, StateChange, Subscription, Timestamp,
 };
 use crate::store::{
-    BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, NewSubscription, Pending,
-    Recovery, Result, StoreError, SubscriptionChange, Update,
+    BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord, NewSubscription,
+    Pending, Recovery, Reseal, Result, StoreError, SubscriptionChange, Update,
 };
 
 /// A store out of reach, but for the one subscription that it may hold.
@@ -79,6 +79,12 @@ away! {
     event(EventId) -> Option<Event>;
     event_deliveries(EventId, DeliveryId, usize) -> Vec<EventDelivery>;
     prune_keys(Timestamp, usize) -> JanitorCounts;
+    reserve_subscription_id() -> SubscriptionId;
+    subscriptions_with_secrets(Option<SubscriptionId>, usize) -> Vec<Subscription>;
+    reseal(&[Reseal]) -> Vec<Subscription>;
+    master_keys() -> Vec<MasterKeyRecord>;
+    add_master_key(&MasterKeyRecord) -> ();
+    forget_master_keys(&str) -> Vec<String>;
     create_subscription(NewSubscription, Timestamp) -> Subscription;
     subscriptions(Option<SubscriptionId>, usize) -> Vec<Subscription>;
     delete_subscription(SubscriptionId) -> bool;
@@ -129,6 +135,7 @@ async fn send_to(store: Arc<Away>, request: Request<Full<Bytes>>) -> Answered {
     let api = Api {
         engine: Engine::standby(store.clone(), Arc::new(NoCache::default())),
         store,
+        vault: Arc::new(Vault::new(Vec::new(), true)),
         metrics: Arc::default(),
         policy: Arc::default(),
         dev: false,

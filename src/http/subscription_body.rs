@@ -3,30 +3,28 @@
 
 use std::collections::BTreeSet;
 
-use secrecy::SecretString;
 use serde_json::{Map, Value};
 
 use super::problem::{FieldError, Kind, Problem, quoted, shortened};
+use super::secrets_body::{self, SecretsBody};
 use super::settings_body::{self, SettingsBody};
 use super::tenant;
-use crate::delivery::{DEFAULT_TENANT, EventTypePattern, Settings, Subscription};
+use crate::delivery::{DEFAULT_TENANT, EventTypePattern, Settings, Subscription, SubscriptionId};
 use crate::outbound::guard::TargetRefused;
 use crate::store::{NewSubscription, SubscriptionChange};
+use crate::vault::{NoMasterKey, Owner, Vault};
 
 /// As long as browsers and proxies take.
 const MAX_URL_CHARS: usize = 2048;
-/// Longer secrets add no strength: HMAC-SHA256 hashes them to 32 bytes first.
-const MAX_SECRET_CHARS: usize = 256;
 /// More patterns than this are better said with a wildcard; each is compared with every event.
 pub(super) const MAX_EVENT_TYPES: usize = 100;
 
-const FIELDS: &str = "one of target_url, event_type, secret, tenant";
+const FIELDS: &str = "one of target_url, event_type, tenant";
 /// People send back what they were shown.
 const HEADER_NAMES: &str = "headers, with their names and values; header_names only shows which there are";
 const BODY_EXPECTED: &str = "an object like {\"target_url\": \"https://…\"}";
 const URL_EXPECTED: &str = "an absolute http or https URL of up to 2048 characters";
 const EVENT_TYPE_EXPECTED: &str = "an array of strings like [\"order.created\", \"order.*\"]; empty means every event";
-const SECRET_EXPECTED: &str = "a string of 1 to 256 characters, or null for none";
 const TENANT_KEPT: &str = "no tenant: a subscription keeps the one it was created with; create another subscription";
 
 /// Judges a URL and returns it as it is stored.
@@ -37,73 +35,107 @@ pub(super) type CheckUrl<'a> = &'a dyn Fn(&str) -> Result<String, TargetRefused>
 struct Fields {
     target_url: Option<String>,
     event_types: Option<Vec<EventTypePattern>>,
-    secret: Option<Option<SecretString>>,
     tenant: Option<String>,
+    secrets: SecretsBody,
     settings: SettingsBody,
 }
 
-/// A new subscription.
-pub(super) fn new_subscription(body: &[u8], check_url: CheckUrl<'_>) -> Result<NewSubscription, Problem> {
+/// A new subscription, before it has an id and its secrets are sealed.
+#[derive(Debug)]
+pub(super) struct NewBody {
+    target_url: String,
+    event_types: Vec<EventTypePattern>,
+    tenant: String,
+    pub secrets: SecretsBody,
+    settings: Settings,
+}
+
+impl NewBody {
+    /// With the id that was reserved for it.
+    pub fn sealed(&self, id: SubscriptionId, vault: &Vault) -> Result<NewSubscription, NoMasterKey> {
+        Ok(NewSubscription {
+            id,
+            target_url: self.target_url.clone(),
+            event_types: self.event_types.clone(),
+            secrets: self.secrets.over(None, Owner { tenant: &self.tenant, subscription: id }, vault)?,
+            tenant: self.tenant.clone(),
+            settings: self.settings.clone(),
+        })
+    }
+}
+
+/// What a `POST` makes.
+pub(super) fn new_subscription(body: &[u8], check_url: CheckUrl<'_>) -> Result<NewBody, Problem> {
     let (fields, mut errors) = fields(body, check_url)?;
+    let secrets = fields.secrets.generated(&mut errors);
     if fields.target_url.is_none() && !errors.iter().any(|error| error.field == "target_url") {
         errors.insert(0, FieldError::new("target_url", "nothing", URL_EXPECTED));
     }
     refuse_if_any(errors)?;
-    Ok(NewSubscription {
+    Ok(NewBody {
         tenant: fields.tenant.unwrap_or_else(|| DEFAULT_TENANT.to_owned()),
         target_url: fields.target_url.unwrap_or_default(),
         event_types: fields.event_types.unwrap_or_default(),
-        secret: fields.secret.flatten(),
+        secrets,
         settings: fields.settings.over(&Settings::default()),
     })
 }
 
-/// What a `PUT` makes of a subscription: settings that it does not name go back to their defaults, other fields that it
-/// does not name stay. Whatever it says, it also enables the subscription again: its owner has looked at it.
-pub(super) fn replacement(body: &[u8], check_url: CheckUrl<'_>) -> Result<SubscriptionChange, Problem> {
-    let Fields { target_url, event_types, secret, settings, .. } = changes(body, check_url)?;
-    Ok(SubscriptionChange {
-        target_url,
-        event_types,
-        secret,
-        settings: Some(settings.over(&Settings::default())),
-        disabled: Some(None),
-        detail: Some("enabled by an update".to_owned()),
-        ..SubscriptionChange::default()
-    })
-}
-
-/// What a `PATCH` names, and nothing else.
+/// What a body makes of a subscription that is there.
 #[derive(Debug)]
-pub(super) struct Patch(Fields);
+pub(super) enum Change {
+    /// `PUT`: settings that it does not name go back to their defaults, other fields that it does not name stay. Whatever
+    /// it says, it also enables the subscription again: its owner has looked at it.
+    Replace(ChangeBody),
+    /// `PATCH`: what it names, and nothing else.
+    Patch(ChangeBody),
+}
 
-impl Patch {
+/// The fields that it names.
+#[derive(Debug)]
+pub(super) struct ChangeBody(Fields);
+
+impl ChangeBody {
     pub fn read(body: &[u8], check_url: CheckUrl<'_>) -> Result<Self, Problem> {
-        changes(body, check_url).map(Self)
-    }
-
-    /// The change of a subscription that is like this, and only while it is: the settings are written as a whole, with
-    /// those that are not named as they were.
-    pub fn of(&self, current: &Subscription) -> SubscriptionChange {
-        let Fields { target_url, event_types, secret, settings, .. } = &self.0;
-        SubscriptionChange {
-            target_url: target_url.clone(),
-            event_types: event_types.clone(),
-            secret: secret.clone(),
-            settings: Some(settings.clone().over(&current.settings)),
-            only_version: Some(current.version),
-            ..SubscriptionChange::default()
+        let (mut fields, mut errors) = fields(body, check_url)?;
+        if let Some(tenant) = fields.tenant.take() {
+            errors.push(FieldError::new("tenant", quoted(&tenant), TENANT_KEPT));
         }
+        fields.secrets.not_generated(&mut errors);
+        refuse_if_any(errors)?;
+        Ok(Self(fields))
     }
 }
 
-fn changes(body: &[u8], check_url: CheckUrl<'_>) -> Result<Fields, Problem> {
-    let (mut fields, mut errors) = fields(body, check_url)?;
-    if let Some(tenant) = fields.tenant.take() {
-        errors.push(FieldError::new("tenant", quoted(&tenant), TENANT_KEPT));
+impl Change {
+    /// The change of a subscription that is like this. What is written as a whole, with what was there in it, is written
+    /// only while it is like this.
+    pub fn of(&self, current: &Subscription, vault: &Vault) -> Result<SubscriptionChange, NoMasterKey> {
+        let (Self::Replace(ChangeBody(fields)) | Self::Patch(ChangeBody(fields))) = self;
+        let secrets = fields
+            .secrets
+            .is_named()
+            .then(|| fields.secrets.over(current.secrets.as_deref(), Owner::from(current), vault));
+        let secrets = secrets.transpose()?;
+        let (target_url, event_types) = (fields.target_url.clone(), fields.event_types.clone());
+        let common = SubscriptionChange { target_url, event_types, ..SubscriptionChange::default() };
+        Ok(match self {
+            Self::Replace(_) => SubscriptionChange {
+                settings: Some(fields.settings.clone().over(&Settings::default())),
+                disabled: Some(None),
+                detail: Some("enabled by an update".to_owned()),
+                only_version: secrets.is_some().then_some(current.version),
+                secrets,
+                ..common
+            },
+            Self::Patch(_) => SubscriptionChange {
+                settings: Some(fields.settings.clone().over(&current.settings)),
+                only_version: Some(current.version),
+                secrets,
+                ..common
+            },
+        })
     }
-    refuse_if_any(errors)?;
-    Ok(fields)
 }
 
 pub(super) fn refuse_if_any(errors: Vec<FieldError>) -> Result<(), Problem> {
@@ -116,13 +148,13 @@ fn fields(body: &[u8], check_url: CheckUrl<'_>) -> Result<(Fields, Vec<FieldErro
         match &*name {
             "target_url" => fields.target_url = kept(target_url(&value, check_url), &mut errors),
             "event_type" => fields.event_types = kept(event_types(&value), &mut errors),
-            "secret" => fields.secret = kept(secret(value).map_err(|error| vec![error]), &mut errors),
+            "secret" | "generate_secret" | "ed25519" => fields.secrets.take(&name, value, &mut errors),
             "tenant" => fields.tenant = kept(tenant_name(&value).map_err(|error| vec![error]), &mut errors),
             "header_names" => errors.push(FieldError::new(name, "a field that is only shown", HEADER_NAMES)),
             name if fields.settings.take(name, &value, &mut errors) => {}
             // A mistyped name may carry a secret: its value is not shown.
             name => {
-                let expected = format!("{FIELDS}, {}", settings_body::FIELDS);
+                let expected = format!("{FIELDS}, {}, {}", secrets_body::FIELDS, settings_body::FIELDS);
                 errors.push(FieldError::new(shortened(name), "a field that does not exist", expected));
             }
         }
@@ -187,18 +219,6 @@ fn pattern<'a>(position: usize, name: &'a Value, seen: &mut BTreeSet<&'a str>) -
     text.parse::<EventTypePattern>().map_err(|invalid| FieldError::new(field, quoted(text), invalid.expected))
 }
 
-fn secret(value: Value) -> Result<Option<SecretString>, FieldError> {
-    let wrong = |found: String| Err(FieldError::new("secret", found, SECRET_EXPECTED));
-    match value {
-        Value::Null => Ok(None),
-        Value::String(text) => match text.chars().count() {
-            1..=MAX_SECRET_CHARS => Ok(Some(text.into())),
-            length => wrong(format!("a string of {length} characters")),
-        },
-        other => wrong(kind_of(&other)),
-    }
-}
-
 fn tenant_name(value: &Value) -> Result<String, FieldError> {
     let Value::String(name) = value else { return Err(FieldError::new("tenant", kind_of(value), tenant::EXPECTED)) };
     tenant::check(name)?;
@@ -220,18 +240,35 @@ pub(super) fn kind_of(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use secrecy::ExposeSecret;
     use serde_json::json;
 
     use super::*;
     use crate::delivery::{DisabledReason, Order};
+    use crate::http::secrets_body::MAX_SECRET_CHARS;
     use crate::http::subscription_shown::tests::subscription;
 
-    fn patch(body: &str) -> Patch {
-        Patch::read(body.as_bytes(), &|url| Ok(url.to_owned())).unwrap()
+    fn body(text: &str) -> ChangeBody {
+        ChangeBody::read(text.as_bytes(), &|url| Ok(url.to_owned())).unwrap()
+    }
+
+    /// What it makes of a subscription in development.
+    fn patched(text: &str, current: &Subscription) -> SubscriptionChange {
+        Change::Patch(body(text)).of(current, &dev()).unwrap()
+    }
+
+    fn replaced(text: &str) -> SubscriptionChange {
+        Change::Replace(body(text)).of(&subscription(), &dev()).unwrap()
+    }
+
+    fn dev() -> Vault {
+        Vault::new(Vec::new(), true)
     }
 
     fn create(body: &Value) -> Result<NewSubscription, Problem> {
+        new(body).map(|new| new.sealed(SubscriptionId(1), &dev()).unwrap())
+    }
+
+    fn new(body: &Value) -> Result<NewBody, Problem> {
         new_subscription(body.to_string().as_bytes(), &|url| match url {
             "refused" => Err(TargetRefused("not public".to_owned())),
             url => Ok(url.to_owned()),
@@ -253,13 +290,13 @@ mod tests {
         let new = create(&body).unwrap();
         assert_eq!(new.target_url, "https://a.example/");
         assert_eq!(new.event_types[0].as_str(), "order.created");
-        assert_eq!(new.secret.unwrap().expose_secret(), "mysecret");
+        assert_eq!(new.secrets.unwrap().current.unwrap().as_str(), "plain:mysecret");
     }
 
     #[test]
     fn only_the_target_is_required() {
         let new = create(&json!({"target_url": "https://a.example/", "event_type": null, "secret": null})).unwrap();
-        assert!(new.event_types.is_empty() && new.secret.is_none());
+        assert!(new.event_types.is_empty() && new.secrets.is_none());
         assert_eq!(create(&json!({})).unwrap_err().kind(), Kind::InvalidField);
     }
 
@@ -294,12 +331,10 @@ mod tests {
 
     #[test]
     fn a_subscription_keeps_its_tenant() {
-        let accept = |url: &str| Ok(url.to_owned());
-        let body = br#"{"tenant":"acme","secret":1}"#;
-        for refused in [replacement(body, &accept).unwrap_err(), Patch::read(body, &accept).unwrap_err()] {
-            let said = format!("{refused:?}");
-            assert!(said.contains("the one it was created with") && said.contains("secret"), "{said}");
-        }
+        let body = br#"{"tenant":"acme","secret":1,"generate_secret":true}"#;
+        let said = format!("{:?}", ChangeBody::read(body, &|url| Ok(url.to_owned())).unwrap_err());
+        assert!(said.contains("the one it was created with") && said.contains("256 characters"), "{said}");
+        assert!(said.contains("secret/rotate"), "{said}");
     }
 
     #[test]
@@ -345,29 +380,28 @@ mod tests {
         let settings = Settings { max_concurrency: Some(4), order: Some(Order::Fifo), ..Settings::default() };
         let disabled = Some(DisabledReason::ByHand);
         let current = Subscription { settings: settings.into(), disabled, version: 7, ..subscription() };
-        let change = patch(r#"{"order":null,"secret":null}"#).of(&current);
+        let change = patched(r#"{"order":null,"secret":null}"#, &current);
         let kept = Settings { max_concurrency: Some(4), ..Settings::default() };
         assert_eq!((change.settings, change.only_version), (Some(kept), Some(7)));
         assert!(change.disabled.is_none() && change.target_url.is_none());
-        assert!(matches!(change.secret, Some(None)), "the secret goes");
-        assert_eq!(patch("{}").of(&current).settings.as_ref(), Some(&*current.settings));
+        assert!(matches!(change.secrets, Some(None)), "the secret goes");
+        assert_eq!(patched("{}", &current).settings.as_ref(), Some(&*current.settings));
     }
 
     #[test]
     fn a_replacement_sets_back_the_settings_that_it_does_not_name() {
-        let put = replacement(br#"{"max_backlog":10}"#, &|url| Ok(url.to_owned())).unwrap();
+        let put = replaced(r#"{"max_backlog":10}"#);
         assert_eq!(put.settings, Some(Settings { max_backlog: Some(10), ..Settings::default() }));
         assert_eq!((put.disabled, put.only_version), (Some(None), None));
     }
 
     #[test]
     fn a_replacement_leaves_other_fields_that_are_absent_and_enables() {
-        let accept = |url: &str| Ok(url.to_owned());
-        let change = |body: &str| replacement(body.as_bytes(), &accept).unwrap();
-        let seeds = change(r#"{"target_url":"https://b.example/","event_type":["order.updated"]}"#);
-        assert!(seeds.secret.is_none(), "the secret stays");
+        let seeds = replaced(r#"{"target_url":"https://b.example/","event_type":["order.updated"]}"#);
+        assert!(seeds.secrets.is_none(), "the secret stays");
         assert_eq!(seeds.disabled, Some(None));
-        assert!(matches!(change(r#"{"secret":null}"#).secret, Some(None)), "the secret goes");
-        assert!(change("{}").target_url.is_none());
+        let gone = replaced(r#"{"secret":null}"#);
+        assert!(matches!(gone.secrets, Some(None)) && gone.only_version == Some(3), "the secret goes");
+        assert!(replaced("{}").target_url.is_none());
     }
 }

@@ -14,6 +14,7 @@ pub(super) struct Shown<'a> {
     target_url: &'a str,
     event_type: Vec<&'a str>,
     signed: bool,
+    ed25519: bool,
     #[serde(flatten)]
     settings: Settings,
     /// In place of the headers.
@@ -28,12 +29,14 @@ pub(super) struct Shown<'a> {
 impl<'a> From<&'a Subscription> for Shown<'a> {
     fn from(subscription: &'a Subscription) -> Self {
         let settings = &*subscription.settings;
+        let secrets = subscription.secrets.as_deref();
         Self {
             id: subscription.id,
             tenant: &subscription.tenant,
             target_url: &subscription.target_url,
             event_type: subscription.event_types.iter().map(EventTypePattern::as_str).collect(),
-            signed: subscription.secret.is_some(),
+            signed: secrets.is_some_and(|secrets| secrets.current.is_some()),
+            ed25519: secrets.is_some_and(|secrets| secrets.ed25519.is_some()),
             settings: Settings { headers: BTreeMap::new(), ..settings.clone() },
             header_names: settings.headers.keys().map(String::as_str).collect(),
             disabled: subscription.disabled,
@@ -49,17 +52,18 @@ pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::delivery::{BreakerSettings, Order, RateLimit, Timestamp};
+    use crate::delivery::{BreakerSettings, Order, RateLimit, Sealed, Secrets, Timestamp};
     use crate::http::openapi::tests::assert_matches;
 
     /// One with a secret and no settings.
     pub(in crate::http) fn subscription() -> Subscription {
+        let current = Some(Sealed::of("plain:hunter2".to_owned()));
         Subscription {
             tenant: crate::delivery::DEFAULT_TENANT.into(),
             id: SubscriptionId(1),
             target_url: "https://a.example/".into(),
             event_types: vec!["order.*".parse().unwrap()],
-            secret: Some("hunter2".to_owned().into()),
+            secrets: Some(Secrets { current, ..Secrets::default() }.into()),
             disabled: None,
             settings: std::sync::Arc::default(),
             drop_through: None,
@@ -75,7 +79,8 @@ pub(super) mod tests {
         let shown = json!(Shown::from(&subscription()));
         assert_matches("Subscription", &shown);
         assert!(!shown.to_string().contains("hunter2"));
-        assert_eq!((&shown["signed"], &shown["tenant"]), (&json!(true), &json!("default")));
+        assert_eq!((&shown["signed"], &shown["ed25519"]), (&json!(true), &json!(false)));
+        assert_eq!(shown["tenant"], "default");
         assert_eq!(shown["event_type"], json!(["order.*"]));
         assert_eq!(shown["updated_at"], "2023-11-14T22:13:20.001Z");
         assert!(shown.get("max_concurrency").is_none() && shown.get("header_names").is_none());

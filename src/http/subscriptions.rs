@@ -1,9 +1,12 @@
-//! `/subscriptions`: who wants which events, and where they go. A secret goes in and never comes out.
+//! `/subscriptions`: who wants which events, and where they go. A secret goes in and does not come out, unless it was made
+//! here: then once.
 
 use std::sync::Arc;
 
 use bytes::Buf;
 use futures_util::Stream;
+use secrecy::ExposeSecret;
+use serde::Serialize;
 use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::http::{StatusCode, header};
@@ -12,7 +15,7 @@ use warp::reply::Response;
 use super::problem::{Kind, Problem};
 use super::query::{self, PageRules};
 use super::reply::{self, Answer, with_header};
-use super::subscription_body::{Patch, new_subscription, replacement};
+use super::subscription_body::{Change, ChangeBody, new_subscription};
 use super::subscription_shown::Shown;
 use super::{Http, IdSegment, content_length, get_or_head, with};
 use crate::delivery::{Subscription, SubscriptionId};
@@ -21,7 +24,7 @@ use crate::store::{SubscriptionChange, Update};
 const PAGES: PageRules =
     PageRules { cursor: "after", cursor_expected: "a subscription's id", default_limit: 100, max_limit: 1000 };
 
-/// How often a patch that is overtaken is tried: each time somebody else's change came through.
+/// How often a change that is overtaken is tried: each time somebody else's change came through.
 const MAX_MERGES: usize = 10;
 
 /// The routes of this file.
@@ -46,16 +49,30 @@ async fn create<B: Buf>(
 ) -> Answer {
     let body = http.bodies.read_or_discard(length, &mut body).await?;
     let new = new_subscription(&body, &|url| http.api.policy.check_url(url))?;
-    let created = to_the_end(async move {
-        let created = http.api.store.create_subscription(new, http.api.clock.wall()).await?;
+    let (created, new) = to_the_end(async move {
+        // What is sealed is bound to the subscription's id.
+        let id = http.api.store.reserve_subscription_id().await?;
+        let sealed = new.sealed(id, &http.api.vault)?;
+        let created = http.api.store.create_subscription(sealed, http.api.clock.wall()).await?;
         // The cache has it from the start, so that its first event does not wait for the store.
         http.api.engine.subscription_created(&created).await;
-        Ok(created)
+        Ok((created, new))
     })
     .await?;
     let location = format!("/subscriptions/{}", created.id);
-    let response = reply::json(StatusCode::CREATED, &Shown::from(&created))?;
-    Ok(with_header(response, header::LOCATION, &location))
+    let secret = new.secrets.shown_once().map(ExposeSecret::expose_secret);
+    let response = reply::json(StatusCode::CREATED, &Created { shown: Shown::from(&created), secret })?;
+    let response = with_header(response, header::LOCATION, &location);
+    Ok(if secret.is_some() { with_header(response, header::CACHE_CONTROL, "no-store") } else { response })
+}
+
+/// A new subscription, and the secret that was made for it.
+#[derive(Serialize)]
+struct Created<'a> {
+    #[serde(flatten)]
+    shown: Shown<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<&'a str>,
 }
 
 async fn list(http: Arc<Http>, query: String) -> Answer {
@@ -85,9 +102,8 @@ async fn replace<B: Buf>(
 ) -> Answer {
     let body = http.bodies.read_or_discard(length, &mut body).await?;
     let id = segment.id()?;
-    let change = replacement(&body, &|url| http.api.policy.check_url(url))?;
-    let changed = to_the_end(async move { update(&http, id, change).await }).await?;
-    reply::json(StatusCode::OK, &Shown::from(&changed))
+    let change = Change::Replace(ChangeBody::read(&body, &|url| http.api.policy.check_url(url))?);
+    change_as_asked(http, id, change).await
 }
 
 async fn patch<B: Buf>(
@@ -98,17 +114,29 @@ async fn patch<B: Buf>(
 ) -> Answer {
     let body = http.bodies.read_or_discard(length, &mut body).await?;
     let id = segment.id()?;
-    let patch = Patch::read(&body, &|url| http.api.policy.check_url(url))?;
-    let changed = to_the_end(async move { merge(&http, id, &patch).await }).await?;
+    let change = Change::Patch(ChangeBody::read(&body, &|url| http.api.policy.check_url(url))?);
+    change_as_asked(http, id, change).await
+}
+
+async fn change_as_asked(http: Arc<Http>, id: SubscriptionId, change: Change) -> Answer {
+    let changed = to_the_end(async move {
+        let vault = http.api.vault.clone();
+        merge(&http, id, |current| Ok(change.of(current, &vault)?)).await
+    })
+    .await?;
     reply::json(StatusCode::OK, &Shown::from(&changed))
 }
 
-/// Writes what the patch makes of what is stored. Whoever is overtaken looks again, so that two patches at the same time
-/// both count.
-async fn merge(http: &Http, id: SubscriptionId, patch: &Patch) -> Result<Subscription, Problem> {
+/// Writes what follows from what is stored. Whoever is overtaken looks again, so that two changes at the same time both
+/// count.
+pub(super) async fn merge(
+    http: &Http,
+    id: SubscriptionId,
+    change: impl Fn(&Subscription) -> Result<SubscriptionChange, Problem>,
+) -> Result<Subscription, Problem> {
     for _ in 0..MAX_MERGES {
         let current = http.api.store.subscription(id).await?.ok_or_else(|| not_found(id))?;
-        match update(http, id, patch.of(&current)).await {
+        match update(http, id, change(&current)?).await {
             Err(problem) if problem.kind() == Kind::ChangedMeanwhile => {}
             done => return done,
         }

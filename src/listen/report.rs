@@ -1,13 +1,14 @@
 //! A delivery as `hookpost listen` shows it: for people, or as a line of JSON.
 
 use std::fmt::Write as _;
+use std::iter;
 use std::time::Duration;
 
 use http::HeaderMap;
 use serde::Serialize;
 
 use crate::delivery::Timestamp;
-use crate::outbound::signing::{BadSignature, SigningKeys};
+use crate::outbound::signing::{BadSignature, Message, Verifier};
 
 /// Most of a body that is shown to people; `--json` shows all of it.
 const MAX_SHOWN_CHARS: usize = 4000;
@@ -34,34 +35,44 @@ pub(super) struct Report {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Check {
-    /// Made with the secret, over these bytes, just now.
+    /// Made with the secret or the key, over these bytes, just now.
     Verified,
-    /// There is one, and no secret to check it with.
+    /// There is one, and nothing to check it with.
     Unverified,
     /// There is none.
     Absent,
-    /// Not made with this secret over these bytes.
+    /// Not made with them over these bytes.
     Bad,
     /// Right, and too old or too new to be believed.
     Stale,
 }
 
 impl Report {
-    pub fn new(headers: &HeaderMap, body: &[u8], keys: Option<&SigningKeys>, now: Timestamp) -> Self {
+    pub fn new(headers: &HeaderMap, body: &[u8], verifier: &Verifier, now: Timestamp) -> Self {
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let [id, timestamp] = ["webhook-id", "webhook-timestamp"].map(|name| header(name).unwrap_or_default());
         Self {
             received_at: now.to_string(),
             webhook_id: header("webhook-id").map(str::to_owned),
             event_type: header("x-event-type").map(str::to_owned),
             attempt: header("x-hookpost-attempt").and_then(|number| number.parse().ok()),
-            standard_webhooks: Check::new(header("webhook-signature"), keys, |keys, signatures| {
-                let signed =
-                    (header("webhook-id").unwrap_or_default(), header("webhook-timestamp").unwrap_or_default());
-                keys.verify_webhook_signature(signed, body, signatures, now, TOLERANCE).into()
-            }),
-            x_hub_signature_256: Check::new(header("x-hub-signature-256"), keys, |keys, signature| {
-                if keys.verify_hub_signature(body, signature) { Check::Verified } else { Check::Bad }
-            }),
+            standard_webhooks: match header("webhook-signature") {
+                None => Check::Absent,
+                Some(signatures) if !verifier.can_check(signatures) => Check::Unverified,
+                Some(signatures) => {
+                    verifier.verify(&Message { id, timestamp, body }, signatures, now, TOLERANCE).into()
+                }
+            },
+            x_hub_signature_256: match header("x-hub-signature-256") {
+                None => Check::Absent,
+                Some(_) if !verifier.has_secret() => Check::Unverified,
+                // A receiver that has the secret that was replaced looks at the second, too.
+                Some(signature) => {
+                    let mut signatures = iter::once(signature).chain(header("x-hub-signature-256-previous"));
+                    let verified = signatures.any(|signature| verifier.verify_hub_signature(body, signature));
+                    if verified { Check::Verified } else { Check::Bad }
+                }
+            },
             answered: 200,
             body: serde_json::from_slice(body).unwrap_or_else(|_| String::from_utf8_lossy(body).into()),
         }
@@ -106,24 +117,14 @@ impl Report {
 }
 
 impl Check {
-    fn new(
-        signature: Option<&str>,
-        keys: Option<&SigningKeys>,
-        verify: impl FnOnce(&SigningKeys, &str) -> Self,
-    ) -> Self {
-        match (signature, keys) {
-            (None, _) => Self::Absent,
-            (Some(_), None) => Self::Unverified,
-            (Some(signature), Some(keys)) => verify(keys, signature),
-        }
-    }
-
     fn words(self) -> &'static str {
         match self {
             Self::Verified => "verified",
-            Self::Unverified => "unverified (give the subscription's secret with --secret)",
-            Self::Absent => "none (the subscription has no secret)",
-            Self::Bad => "BAD: not made with this secret over this body",
+            Self::Unverified => {
+                "unverified (give the subscription's secret with --secret, its public key with --public-key)"
+            }
+            Self::Absent => "none (the subscription has no secret and no key)",
+            Self::Bad => "BAD: not made with this secret or key over this body",
             Self::Stale => "STALE: right, but its webhook-timestamp is more than 5 minutes from now",
         }
     }
@@ -144,7 +145,7 @@ mod tests {
     use super::*;
 
     fn shown(body: &[u8]) -> String {
-        Report::new(&HeaderMap::new(), body, None, Timestamp(0)).text()
+        Report::new(&HeaderMap::new(), body, &Verifier::default(), Timestamp(0)).text()
     }
 
     #[test]

@@ -1,10 +1,11 @@
 use clap::Parser;
 
 use super::*;
-use crate::delivery::{AttemptResult, Delivery, DeliveryId, SubscriptionId};
+use crate::delivery::{AttemptResult, Delivery, DeliveryId, SubscriptionId, Timestamp};
 use crate::outbound::client::{AttemptClient, AttemptRequest, Target};
 use crate::outbound::guard::TargetPolicy;
 use crate::outbound::options::RequestOptions;
+use crate::outbound::signing::Ed25519Key;
 
 #[derive(Parser)]
 #[command(args_override_self = true)]
@@ -52,10 +53,14 @@ async fn listen(flags: &[&str]) -> (SocketAddr, Printed) {
 
 /// Delivers to it as Hookpost does.
 async fn deliver(addr: SocketAddr, secret: Option<&str>, number: u32) -> AttemptResult {
+    let keys = secret.map(|secret| SigningKeys::of_secret(&SecretString::from(secret)));
+    deliver_signed(addr, keys.as_ref(), number).await
+}
+
+async fn deliver_signed(addr: SocketAddr, keys: Option<&SigningKeys>, number: u32) -> AttemptResult {
     let policy = Arc::new(TargetPolicy::new(vec!["127.0.0.0/8".parse().unwrap()]));
     let timeout = Duration::from_secs(10);
     let target = Target::new(&format!("http://{addr}/"));
-    let keys = secret.map(|secret| SigningKeys::new(&SecretString::from(secret)));
     let delivery = Delivery {
         ordering_key: None,
         event_id: None,
@@ -65,7 +70,7 @@ async fn deliver(addr: SocketAddr, secret: Option<&str>, number: u32) -> Attempt
         payload: SAMPLE_EVENT.into(),
     };
     let started_at = Clock::start().wall();
-    let (keys, options) = (keys.as_ref(), &RequestOptions::default());
+    let (keys, options) = (Ok(keys), &RequestOptions::default());
     let request = AttemptRequest { target: &target, keys, options, delivery, number, started_at, timeout };
     AttemptClient::new(policy, timeout).attempt(request).await
 }
@@ -103,6 +108,31 @@ async fn signatures_are_told_apart_by_what_is_known_of_them() {
 }
 
 #[tokio::test]
+async fn during_an_overlap_a_delivery_is_verified_with_either_secret_and_with_the_public_key() {
+    let key = Ed25519Key::generate();
+    let public_key = key.public_key();
+    let (new, old) = (SecretString::from("new"), SecretString::from("old"));
+    let keys = SigningKeys::new(Some(&new), Some((&old, Timestamp::MAX)), Some(key));
+    let other = Ed25519Key::generate().public_key();
+    for (flags, webhook, hub) in [
+        (["--secret", "new"], "verified", "verified"),
+        (["--secret", "old"], "verified", "verified"),
+        (["--secret", "neither"], "bad", "bad"),
+        (["--public-key", public_key.as_str()], "verified", "unverified"),
+        (["--public-key", other.as_str()], "bad", "unverified"),
+    ] {
+        let (addr, printed) = listen(&[&["--json"], &flags[..]].concat()).await;
+        assert!(deliver_signed(addr, Some(&keys), 1).await.succeeded());
+        let line = &printed.json()[0];
+        assert_eq!(
+            (&line["standard_webhooks"], &line["x_hub_signature_256"]),
+            (&webhook.into(), &hub.into()),
+            "{flags:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn the_first_deliveries_fail_as_asked() {
     let (addr, printed) = listen(&["--fail", "2", "--status", "503", "--json"]).await;
     let mut answers = Vec::new();
@@ -127,7 +157,8 @@ async fn a_taken_port_says_what_to_do() {
 fn the_introduction_signs_its_example_and_quotes_the_secret_for_a_shell() {
     let text = introduction("127.0.0.1:9000".parse().unwrap(), &args(&["--secret", "it's \"one\""]));
     assert!(text.contains(r#""secret":"it'\''s \"one\"""#), "{text}");
-    let signed = SigningKeys::new(&SecretString::from("it's \"one\"")).hub_signature(SAMPLE_EVENT.as_bytes());
+    let keys = SigningKeys::of_secret(&SecretString::from("it's \"one\""));
+    let signed = keys.hub_signature(SAMPLE_EVENT.as_bytes()).unwrap();
     assert!(text.contains(&format!("-H 'X-Hub-Signature-256: {signed}' -d '{SAMPLE_EVENT}'")), "{text}");
     let text = introduction("127.0.0.1:9000".parse().unwrap(), &args(&[]));
     assert!(text.contains(r#"-d '{"target_url":"http://127.0.0.1:9000/"}'"#) && !text.contains("X-Hub"), "{text}");

@@ -24,10 +24,11 @@ use super::guard::TargetPolicy;
 use super::options::RequestOptions;
 use super::pool::Pool;
 use super::resolver::{Dns, Lookup};
-use super::signing::{SigningKeys, seconds};
+use super::signing::{Message, SigningKeys, seconds};
 use super::target::Endpoint;
 use super::tls;
 use crate::delivery::{AttemptClass, AttemptResult, Delivery, Timestamp};
+use crate::vault::Unopened;
 
 pub use super::target::Target;
 
@@ -39,6 +40,7 @@ const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const HUB_SIGNATURE: HeaderName = HeaderName::from_static("x-hub-signature-256");
+const PREVIOUS_HUB_SIGNATURE: HeaderName = HeaderName::from_static("x-hub-signature-256-previous");
 const EVENT_TYPE: HeaderName = HeaderName::from_static("x-event-type");
 const ATTEMPT: HeaderName = HeaderName::from_static("x-hookpost-attempt");
 const ANYTHING: HeaderValue = HeaderValue::from_static("*/*");
@@ -52,8 +54,8 @@ const HEADERS: usize = 12;
 pub struct AttemptRequest<'a> {
     /// Where it goes.
     pub target: &'a Target,
-    /// Signs it, when the subscription has a secret.
-    pub keys: Option<&'a SigningKeys>,
+    /// Signs it, when the subscription has a secret. When that does not open, nothing is sent.
+    pub keys: Result<Option<&'a SigningKeys>, &'a Unopened>,
     /// How it is sent.
     pub options: &'a RequestOptions,
     /// What is sent.
@@ -126,6 +128,7 @@ impl AttemptClient {
 impl Client {
     /// Sends the request and reads the answer into `answer`, which holds what has come when this fails or is cut off.
     async fn exchange(&self, request: AttemptRequest<'_>, now: Instant, answer: &mut Answer) -> Result<(), Failure> {
+        let keys = request.keys.map_err(|unopened| Failure::Unsigned(unopened.clone()))?;
         let endpoint = request.target.0.as_ref().map_err(Clone::clone)?;
         self.policy.check_literal(endpoint)?;
         let mut connection = match self.reuse(endpoint, now) {
@@ -133,7 +136,7 @@ impl Client {
             None => self.connector.connect(endpoint).await?,
         };
         let started_at = request.started_at;
-        let response = match connection.send(to_http(request, endpoint)).await {
+        let response = match connection.send(to_http(request, keys, endpoint)).await {
             Some(Ok(response)) => response,
             Some(Err(error)) => return Err(Failure::of_hyper(&error, Phase::Waiting)),
             None => return Err(Failure::Closed(Phase::Waiting)),
@@ -169,8 +172,8 @@ async fn read_body(connection: &mut Connection, mut body: Incoming, answer: &mut
     Ok(())
 }
 
-fn to_http(attempt: AttemptRequest<'_>, endpoint: &Endpoint) -> Request<Full<Bytes>> {
-    let headers = headers(&attempt, endpoint);
+fn to_http(attempt: AttemptRequest<'_>, keys: Option<&SigningKeys>, endpoint: &Endpoint) -> Request<Full<Bytes>> {
+    let headers = headers(&attempt, keys, endpoint);
     let mut request = Request::new(Full::new(attempt.delivery.payload));
     *request.method_mut() = attempt.options.method.clone();
     *request.uri_mut() = endpoint.uri.clone();
@@ -178,7 +181,7 @@ fn to_http(attempt: AttemptRequest<'_>, endpoint: &Endpoint) -> Request<Full<Byt
     request
 }
 
-fn headers(attempt: &AttemptRequest<'_>, endpoint: &Endpoint) -> HeaderMap {
+fn headers(attempt: &AttemptRequest<'_>, keys: Option<&SigningKeys>, endpoint: &Endpoint) -> HeaderMap {
     let custom = &attempt.options.headers;
     let mut headers = HeaderMap::with_capacity(HEADERS + custom.len());
     headers.insert(CONTENT_TYPE, JSON);
@@ -195,10 +198,13 @@ fn headers(attempt: &AttemptRequest<'_>, endpoint: &Endpoint) -> HeaderMap {
     let mut buffer = uuid::Uuid::encode_buffer();
     let id: &str = attempt.delivery.id.0.as_hyphenated().encode_lower(&mut buffer);
     let timestamp = seconds(attempt.started_at).to_string();
-    if let Some(keys) = attempt.keys {
-        let body = &attempt.delivery.payload;
-        headers.insert(WEBHOOK_SIGNATURE, text(keys.sign(id, &timestamp, body)));
-        headers.insert(HUB_SIGNATURE, text(keys.hub_signature(body)));
+    if let Some(keys) = keys {
+        let (body, now) = (&attempt.delivery.payload, attempt.started_at);
+        headers.insert(WEBHOOK_SIGNATURE, text(keys.sign(&Message { id, timestamp: &timestamp, body }, now)));
+        let signature = keys.hub_signature(body).map(|signature| (HUB_SIGNATURE, text(signature)));
+        let previous = keys.previous_hub_signature(body, now);
+        headers.extend(signature);
+        headers.extend(previous.map(|signature| (PREVIOUS_HUB_SIGNATURE, text(signature))));
     }
     headers.insert(WEBHOOK_ID, HeaderValue::from_str(id).expect("a UUID is ASCII"));
     headers.insert(WEBHOOK_TIMESTAMP, text(timestamp));

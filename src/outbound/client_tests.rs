@@ -2,9 +2,11 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use secrecy::SecretString;
+use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use super::super::resolver::ResolveError;
+use super::super::signing::Verifier;
 use super::super::test_receiver::{Behaviour, Canary, Receiver};
 use super::*;
 use crate::delivery::{DeliveryId, SubscriptionId};
@@ -41,7 +43,7 @@ pub(super) async fn attempt_with(client: &AttemptClient, url: &str, timeout: Dur
     let target = Target::new(url);
     let request = AttemptRequest {
         target: &target,
-        keys: None,
+        keys: Ok(None),
         options: &RequestOptions::default(),
         delivery: delivery(),
         number: 3,
@@ -96,10 +98,11 @@ async fn the_body_arrives_byte_for_byte_with_the_documented_headers() {
 #[tokio::test]
 async fn a_delivery_with_a_secret_carries_both_signatures() {
     let mut receiver = Receiver::start(Behaviour::Answer(OK.into())).await;
-    let (target, keys) = (Target::new(&receiver.url()), SigningKeys::new(&SecretString::from("It's a secret")));
+    let secret = SecretString::from("It's a secret");
+    let (target, keys) = (Target::new(&receiver.url()), SigningKeys::of_secret(&secret));
     let request = AttemptRequest {
         target: &target,
-        keys: Some(&keys),
+        keys: Ok(Some(&keys)),
         options: &RequestOptions::default(),
         delivery: delivery(),
         number: 1,
@@ -108,11 +111,35 @@ async fn a_delivery_with_a_secret_carries_both_signatures() {
     };
     assert!(AttemptClient::new(loopback(), AMPLE).attempt(request).await.succeeded());
     let got = receiver.request().await;
-    assert!(keys.verify_hub_signature(&got.body, got.header("x-hub-signature-256").unwrap()));
-    let signed = (got.header("webhook-id").unwrap(), got.header("webhook-timestamp").unwrap());
-    let signature = got.header("webhook-signature").unwrap();
-    let verified = keys.verify_webhook_signature(signed, &got.body, signature, STARTED_AT, Duration::ZERO);
-    assert_eq!(verified, Ok(()));
+    let verifier = Verifier::new(Some(&secret), None);
+    assert!(verifier.verify_hub_signature(&got.body, got.header("x-hub-signature-256").unwrap()));
+    let [id, timestamp, signature] =
+        ["webhook-id", "webhook-timestamp", "webhook-signature"].map(|name| got.header(name).unwrap());
+    let message = Message { id, timestamp, body: &got.body };
+    assert_eq!(verifier.verify(&message, signature, STARTED_AT, Duration::ZERO), Ok(()));
+    assert_eq!(got.header("x-hub-signature-256-previous"), None);
+}
+
+#[tokio::test]
+async fn nothing_is_sent_unsigned_in_place_of_a_secret_that_does_not_open() {
+    let receiver = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = Target::new(&format!("http://{}/", receiver.local_addr().unwrap()));
+    let unopened = Unopened::NoSuchKey("0a1b2c3d".to_owned());
+    let request = AttemptRequest {
+        target: &target,
+        keys: Err(&unopened),
+        options: &RequestOptions::default(),
+        delivery: delivery(),
+        number: 1,
+        started_at: STARTED_AT,
+        timeout: AMPLE,
+    };
+    let result = AttemptClient::new(loopback(), AMPLE).attempt(request).await;
+    assert_eq!((result.class, result.http_status), (AttemptClass::Local, None));
+    let details = result.error_details.unwrap();
+    assert!(details.starts_with("not sent") && details.contains("0a1b2c3d"), "{details}");
+    let accepted = futures_util::FutureExt::now_or_never(receiver.accept());
+    assert!(accepted.is_none(), "there was a connection");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::guard::TargetRefused;
 use super::resolver::ResolveError;
 use crate::delivery::AttemptClass;
+use crate::vault::Unopened;
 
 /// How far the attempt had come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(super) enum Phase {
 /// What ended the attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
+    /// The subscription's secret does not open; nothing was sent.
+    Unsigned(Unopened),
     /// The guard refuses the target; nothing was sent.
     Refused(TargetRefused),
     /// The host name, and why it led to no address.
@@ -85,6 +88,7 @@ impl Failure {
 
     pub fn class(&self) -> AttemptClass {
         match self {
+            Self::Unsigned(_) => AttemptClass::Local,
             Self::Refused(_) => AttemptClass::Refused,
             Self::Resolve(..) => AttemptClass::Resolve,
             Self::ConnectTimeout(_) => AttemptClass::Connect,
@@ -108,6 +112,7 @@ impl Failure {
     /// For people; `at` is host and port.
     pub fn describe(&self, at: &str) -> String {
         match self {
+            Self::Unsigned(unopened) => format!("not sent, because it could not be signed: {unopened}"),
             Self::Refused(refused) => format!("refused: {refused}"),
             Self::Resolve(host, error) => format!("the host name {host} could not be resolved: {error}"),
             Self::ConnectTimeout(timeout) => format!("could not connect to {at} within {} ms", timeout.as_millis()),

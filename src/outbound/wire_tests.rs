@@ -153,7 +153,7 @@ async fn a_large_payload_arrives_whole() {
     let delivery = Delivery { payload: payload.clone(), ..delivery() };
     let request = AttemptRequest {
         target: &target,
-        keys: None,
+        keys: Ok(None),
         options: &options,
         delivery,
         number: 1,
@@ -180,7 +180,7 @@ async fn custom_headers_are_sent_and_hookposts_own_win() {
     let target = Target::new(&receiver.url());
     let request = AttemptRequest {
         target: &target,
-        keys: None,
+        keys: Ok(None),
         options: &options,
         delivery: delivery(),
         number: 1,

@@ -8,6 +8,7 @@
 
 mod ids;
 mod postgres;
+mod secrets;
 mod settings;
 mod sqlite;
 pub mod writer;
@@ -15,12 +16,11 @@ pub mod writer;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use secrecy::SecretString;
 use uuid::Uuid;
 
 use crate::delivery::{
-    AttemptLog, Delivery, DeliveryId, DisabledReason, Event, EventId, EventTypePattern, Outcome, Retry, Settings,
-    StateChange, Subscription, SubscriptionId, Timestamp,
+    AttemptLog, Delivery, DeliveryId, DisabledReason, Event, EventId, EventTypePattern, Outcome, Retry, Sealed,
+    Secrets, Settings, StateChange, Subscription, SubscriptionId, Timestamp,
 };
 
 pub use postgres::{InvalidDatabaseUrl, PostgresStore};
@@ -56,12 +56,14 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// What a new subscription is made of.
 #[derive(Clone, Debug)]
 pub struct NewSubscription {
+    /// From [`Store::reserve_subscription_id`]: what is sealed for it is bound to its id.
+    pub id: SubscriptionId,
     /// An absolute `http` or `https` URL, checked.
     pub target_url: String,
     /// Empty means every event.
     pub event_types: Vec<EventTypePattern>,
-    /// Verifies ingest, signs deliveries.
-    pub secret: Option<SecretString>,
+    /// What it signs and verifies with.
+    pub secrets: Option<Secrets>,
     /// Whose it is. Never changes.
     pub tenant: String,
     /// How it is delivered to; checked.
@@ -75,8 +77,8 @@ pub struct SubscriptionChange {
     pub target_url: Option<String>,
     /// New patterns.
     pub event_types: Option<Vec<EventTypePattern>>,
-    /// `Some(None)` takes the secret away.
-    pub secret: Option<Option<SecretString>>,
+    /// All of them; `Some(None)` takes them away.
+    pub secrets: Option<Option<Secrets>>,
     /// `Some(None)` enables it again. A change that makes a difference leaves a [`StateChange`].
     pub disabled: Option<Option<DisabledReason>>,
     /// Why, in words, for the [`StateChange`].
@@ -88,6 +90,26 @@ pub struct SubscriptionChange {
     pub drop_backlog: bool,
     /// Only if it still has this version: what the change was made from has not changed meanwhile.
     pub only_version: Option<i64>,
+}
+
+/// The same secrets, sealed under another master key.
+#[derive(Clone, Debug)]
+pub struct Reseal {
+    /// Whose.
+    pub id: SubscriptionId,
+    /// Only if it still has this version: what was resealed has not changed meanwhile.
+    pub version: i64,
+    /// In place of those that are there.
+    pub secrets: Secrets,
+}
+
+/// A master key that something in the store may be sealed under.
+#[derive(Clone, Debug)]
+pub struct MasterKeyRecord {
+    /// The key's name, or [`crate::vault::PLAIN`].
+    pub id: String,
+    /// Opens with that key only.
+    pub proof: Sealed,
 }
 
 /// What became of an update.
@@ -276,7 +298,9 @@ pub trait Store: Send + Sync + 'static {
     /// Up to `limit` deliveries of the event with ids above `after`, by id.
     async fn event_deliveries(&self, id: EventId, after: DeliveryId, limit: usize) -> Result<Vec<EventDelivery>>;
 
-    /// Stores a subscription and gives it its id.
+    /// An id that no subscription has had, and none will be given again. Small, and rising.
+    async fn reserve_subscription_id(&self) -> Result<SubscriptionId>;
+    /// Stores a subscription under the id that was reserved for it.
     async fn create_subscription(&self, new: NewSubscription, now: Timestamp) -> Result<Subscription>;
     /// The subscription, if it exists.
     async fn subscription(&self, id: SubscriptionId) -> Result<Option<Subscription>>;
@@ -291,6 +315,21 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Update>;
     /// Deletes it with its retries and its position; deliveries and logs stay until retention takes them.
     async fn delete_subscription(&self, id: SubscriptionId) -> Result<bool>;
+    /// Up to `limit` subscriptions that have secrets, with ids above `after`, by id.
+    async fn subscriptions_with_secrets(
+        &self,
+        after: Option<SubscriptionId>,
+        limit: usize,
+    ) -> Result<Vec<Subscription>>;
+    /// Replaces secrets and raises versions, in one transaction; those that have changed meanwhile are left alone. Returns
+    /// the others as they are now. It is no change that anybody made: `updated_at` stays.
+    async fn reseal(&self, changes: &[Reseal]) -> Result<Vec<Subscription>>;
+    /// The master keys that something may be sealed under.
+    async fn master_keys(&self) -> Result<Vec<MasterKeyRecord>>;
+    /// Makes a master key known. One that is known already stays as it is.
+    async fn add_master_key(&self, record: &MasterKeyRecord) -> Result<()>;
+    /// Forgets those under which nothing is sealed, except `keep`; which they were.
+    async fn forget_master_keys(&self, keep: &str) -> Result<Vec<String>>;
     /// The versions of those that exist, in no particular order.
     async fn subscription_versions(&self, ids: &[SubscriptionId]) -> Result<Vec<(SubscriptionId, i64)>>;
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use fred::interfaces::ClientLike;
 use fred::prelude::{Builder, Client, Config};
 use hookpost::cache::{Cache, Change, RedisCache};
-use hookpost::delivery::{Subscription, SubscriptionId, Timestamp};
-use secrecy::{ExposeSecret, SecretString};
+use hookpost::delivery::{Sealed, Secrets, Subscription, SubscriptionId, Timestamp};
+use secrecy::SecretString;
 use tokio::sync::broadcast::Receiver;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -73,6 +73,13 @@ pub async fn soon<T>(what: impl Future<Output = T>) -> T {
     timeout(PATIENCE, what).await.expect("this should have happened by now")
 }
 
+/// As the store has it; a cache does not look into it.
+const SEALED: &str = "sealed:0a1b2c3d:AAAA";
+
+fn secrets() -> Secrets {
+    Secrets { current: Some(Sealed::of(SEALED.to_owned())), ..Secrets::default() }
+}
+
 /// Subscription [`ID`] as of this version.
 pub fn subscription(version: i64) -> Subscription {
     Subscription {
@@ -80,7 +87,7 @@ pub fn subscription(version: i64) -> Subscription {
         id: ID,
         target_url: format!("https://receiver.example/v{version}").into(),
         event_types: vec!["order.*".parse().unwrap()],
-        secret: Some(SecretString::from("a secret")),
+        secrets: Some(secrets().into()),
         disabled: None,
         settings: std::sync::Arc::default(),
         drop_through: None,
@@ -97,6 +104,7 @@ pub async fn version_in(cache: &RedisCache) -> Option<i64> {
     let expected = subscription(found.version);
     assert_eq!(found.target_url, expected.target_url);
     assert_eq!(found.event_types, expected.event_types);
-    assert_eq!(found.secret.as_ref().map(ExposeSecret::expose_secret), Some("a secret"));
+    let sealed = found.secrets.as_ref().and_then(|secrets| secrets.current.as_ref());
+    assert_eq!(sealed.map(Sealed::as_str), Some(SEALED));
     Some(found.version)
 }

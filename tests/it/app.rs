@@ -4,8 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use hookpost::config::{Config, LogFormat};
 use hookpost::service::Service;
+use hookpost::vault::MasterKey;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -104,6 +107,11 @@ pub fn test_url(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("set {name}, or run `make test`, which starts what is needed"))
 }
 
+/// 32 times the same byte: a key that is obviously of a test.
+pub fn test_key(byte: u8) -> MasterKey {
+    MasterKey::parse(&BASE64.encode([byte; 32])).expect("a key")
+}
+
 /// A running service, and a client for it.
 pub struct App {
     pub home: Arc<Home>,
@@ -136,6 +144,8 @@ impl Builder {
             retention: Duration::from_secs(72 * 3600),
             allow_targets: vec!["127.0.0.0/8".parse().expect("a network")],
             dns_servers: Vec::new(),
+            master_keys: vec![test_key(1)],
+            master_key_file: None,
             dev: true,
             log: "hookpost=warn".to_owned(),
             log_format: LogFormat::Pretty,
@@ -156,6 +166,26 @@ impl Builder {
     pub fn redis(mut self, url: &str) -> Self {
         self.config.redis_url = Some(url.to_owned().into());
         self
+    }
+
+    /// What secrets are sealed under; none of them, and not in development, means that there are no secrets.
+    pub fn master_keys(mut self, keys: Vec<MasterKey>) -> Self {
+        self.config.master_keys = keys;
+        self
+    }
+
+    /// As in production.
+    pub fn not_in_development(mut self) -> Self {
+        self.config.dev = false;
+        self
+    }
+
+    /// The service does not start; why.
+    pub async fn refused(self) -> String {
+        match Service::start(self.config).await {
+            Ok(_) => panic!("it started"),
+            Err(error) => format!("{error:#}"),
+        }
     }
 
     pub fn deny_private_targets(mut self) -> Self {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hookpost::delivery::{
-    AttemptLog, DEFAULT_TENANT, Delivery, DeliveryId, Event, EventId, Outcome, Retry, Subscription, SubscriptionId,
-    Timestamp,
+    AttemptLog, DEFAULT_TENANT, Delivery, DeliveryId, Event, EventId, Outcome, Retry, Sealed, Secrets, Subscription,
+    SubscriptionId, Timestamp,
 };
 use hookpost::store::{Batch, NewSubscription, Recovery, Store};
 use uuid::{Builder, Uuid};
@@ -130,13 +130,24 @@ pub async fn subscribe(store: &Arc<dyn Store>) -> SubscriptionId {
 
 pub async fn create(store: &Arc<dyn Store>, target_url: &str) -> Subscription {
     let new = NewSubscription {
+        id: store.reserve_subscription_id().await.unwrap(),
         target_url: target_url.to_owned(),
         event_types: vec![],
-        secret: None,
+        secrets: None,
         tenant: DEFAULT_TENANT.to_owned(),
         settings: hookpost::delivery::Settings::default(),
     };
     store.create_subscription(new, T0).await.unwrap()
+}
+
+/// Secrets with this as the current one: a store does not look into it.
+pub fn sealed(text: &str) -> Secrets {
+    Secrets { current: Some(Sealed::of(text.to_owned())), ..Secrets::default() }
+}
+
+/// What [`sealed`] was made of.
+pub fn current(subscription: &Subscription) -> Option<&str> {
+    subscription.secrets.as_ref()?.current.as_ref().map(Sealed::as_str)
 }
 
 /// What a starting owner is told, in a fixed order.

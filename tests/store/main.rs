@@ -134,6 +134,15 @@ conformance! {
         failing_is_saved_without_a_new_version,
         whoever_is_enabled_has_not_failed_yet,
     }
+    secrets {
+        everything_that_is_sealed_reads_back,
+        a_reserved_id_is_given_once_whether_it_is_used_or_not,
+        subscriptions_with_secrets_come_by_id_in_pages_and_others_not_at_all,
+        resealing_raises_the_version_and_is_no_change_that_anybody_made,
+        what_changed_meanwhile_is_not_resealed,
+        a_master_key_is_made_known_once,
+        only_keys_under_which_nothing_is_sealed_are_forgotten,
+    }
     migration {
         what_the_first_version_has_written_is_read_and_goes_on,
     }

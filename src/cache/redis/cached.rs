@@ -1,12 +1,12 @@
 //! A subscription as it is kept in Redis: JSON. The only place that knows how it is written.
 //!
-//! The copy holds the subscription's secret as it is, because the actor that is started from it signs with it. When
-//! secrets are encrypted at rest, this is where a copy's is, too.
+//! Secrets are in it as the store has them: sealed. Those that no master key protects do not leave the store: of a
+//! subscription with such a secret only the version is kept, which is no copy, and refuses older ones.
 
-use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use crate::delivery::{DeliveryId, DisabledReason, Settings, Subscription, SubscriptionId, Timestamp};
+use crate::delivery::{DeliveryId, DisabledReason, Secrets, Settings, Subscription, SubscriptionId, Timestamp};
+use crate::vault::is_plain;
 
 #[derive(Serialize, Deserialize)]
 struct Cached {
@@ -15,7 +15,10 @@ struct Cached {
     version: i64,
     target_url: String,
     event_types: Vec<String>,
-    secret: Option<String>,
+    /// Has to be there, if only as null: a copy of before there were any has a secret elsewhere, and must not be taken for
+    /// one that has none.
+    #[serde(deserialize_with = "Option::deserialize")]
+    secrets: Option<Secrets>,
     disabled: Option<DisabledReason>,
     /// A copy of before there were any has none, and is not believed: nor is then what it does not say of the next two.
     settings: Settings,
@@ -29,13 +32,16 @@ struct Cached {
 
 /// Never empty.
 pub(super) fn encode(subscription: &Subscription) -> String {
+    if subscription.secrets.iter().flat_map(|secrets| secrets.sealed()).any(is_plain) {
+        return serde_json::json!({ "id": subscription.id, "version": subscription.version }).to_string();
+    }
     let cached = Cached {
         id: subscription.id,
         tenant: subscription.tenant.to_string(),
         version: subscription.version,
         target_url: subscription.target_url.to_string(),
         event_types: subscription.event_types.iter().map(ToString::to_string).collect(),
-        secret: subscription.secret.as_ref().map(|secret| secret.expose_secret().to_owned()),
+        secrets: subscription.secrets.as_deref().cloned(),
         disabled: subscription.disabled,
         settings: Settings::clone(&subscription.settings),
         drop_through: subscription.drop_through,
@@ -63,7 +69,7 @@ impl Cached {
             tenant: self.tenant.into(),
             target_url: self.target_url.into(),
             event_types: self.event_types.iter().map(|pattern| pattern.parse().ok()).collect::<Option<_>>()?,
-            secret: self.secret.map(SecretString::from),
+            secrets: self.secrets.map(Into::into),
             disabled: self.disabled,
             settings: self.settings.into(),
             drop_through: self.drop_through,
@@ -78,8 +84,13 @@ impl Cached {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::Sealed;
 
     const ID: SubscriptionId = SubscriptionId(7);
+
+    fn secrets(current: &str) -> Secrets {
+        Secrets { current: Some(Sealed::of(current.to_owned())), ..Secrets::default() }
+    }
 
     fn subscription() -> Subscription {
         Subscription {
@@ -87,7 +98,7 @@ mod tests {
             tenant: "a tenant".into(),
             target_url: "https://receiver.example/hook".into(),
             event_types: vec!["order.*".parse().unwrap()],
-            secret: Some(SecretString::from("a secret")),
+            secrets: Some(secrets("sealed:0a1b2c3d:AAAA").into()),
             disabled: Some(DisabledReason::Gone),
             settings: Settings { max_concurrency: Some(5), ..Settings::default() }.into(),
             drop_through: Some(DeliveryId::floor_at(Timestamp(7))),
@@ -99,14 +110,33 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_the_subscription_secret_included() {
+    fn a_copy_is_the_subscription_sealed_secrets_included() {
         let copy = decode(ID, &encode(&subscription())).unwrap();
-        assert_eq!(copy.secret.as_ref().map(ExposeSecret::expose_secret), Some("a secret"));
+        let sealed = copy.secrets.as_ref().and_then(|secrets| secrets.current.as_ref());
+        assert_eq!(sealed.map(Sealed::as_str), Some("sealed:0a1b2c3d:AAAA"));
         assert_eq!(encode(&copy), encode(&subscription()));
         assert_eq!(&*copy.tenant, "a tenant");
         assert_eq!(copy.settings, subscription().settings);
         assert_eq!(copy.drop_through, subscription().drop_through);
         assert_eq!(copy.failing_since, subscription().failing_since);
+    }
+
+    #[test]
+    fn a_secret_that_is_not_sealed_is_not_in_redis_and_its_subscription_is_a_miss() {
+        let plain = Subscription { secrets: Some(secrets("plain:hunter2").into()), ..subscription() };
+        let kept = encode(&plain);
+        assert_eq!(kept, r#"{"id":7,"version":3}"#);
+        assert!(decode(ID, &kept).is_none());
+    }
+
+    /// As it was written when secrets were not sealed: taken for a copy without any, deliveries would not be signed.
+    #[test]
+    fn a_copy_that_does_not_say_what_secrets_there_are_is_not_believed() {
+        let good = encode(&Subscription { secrets: None, ..subscription() });
+        assert!(decode(ID, &good).is_some_and(|copy| copy.secrets.is_none()));
+        let before = good.replace("\"secrets\":null", "\"secret\":\"hunter2\"");
+        assert_ne!(before, good);
+        assert!(decode(ID, &before).is_none());
     }
 
     /// As it was written before there were settings: it may have some by now, and a backlog that was given up.

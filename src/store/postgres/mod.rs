@@ -11,6 +11,7 @@ mod error;
 mod events;
 mod janitor;
 mod keys;
+mod master_keys;
 mod owner;
 mod partitions;
 mod reads;
@@ -36,8 +37,8 @@ use self::error::{is_missing_partition, pool_error, store_error, too_slow};
 use self::owner::{COMMIT_DEADLINE, Owner};
 use self::partitions::Cell;
 use super::{
-    BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, NewSubscription, Pending,
-    Recovery, Result, Store, StoreError, SubscriptionChange, Update,
+    BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord, NewSubscription,
+    Pending, Recovery, Reseal, Result, Store, StoreError, SubscriptionChange, Update,
 };
 use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, StateChange, Subscription, SubscriptionId, Timestamp,
@@ -191,6 +192,10 @@ impl Store for PostgresStore {
         self.read_event_deliveries(id, after, limit).await
     }
 
+    async fn reserve_subscription_id(&self) -> Result<SubscriptionId> {
+        self.next_subscription_id().await
+    }
+
     async fn create_subscription(&self, new: NewSubscription, now: Timestamp) -> Result<Subscription> {
         self.insert_subscription(new, now).await
     }
@@ -214,6 +219,30 @@ impl Store for PostgresStore {
 
     async fn delete_subscription(&self, id: SubscriptionId) -> Result<bool> {
         self.remove_subscription(id).await
+    }
+
+    async fn subscriptions_with_secrets(
+        &self,
+        after: Option<SubscriptionId>,
+        limit: usize,
+    ) -> Result<Vec<Subscription>> {
+        self.list_with_secrets(after.map(|id| id.0), limit).await
+    }
+
+    async fn reseal(&self, changes: &[Reseal]) -> Result<Vec<Subscription>> {
+        self.replace_secrets(changes).await
+    }
+
+    async fn master_keys(&self) -> Result<Vec<MasterKeyRecord>> {
+        self.read_master_keys().await
+    }
+
+    async fn add_master_key(&self, record: &MasterKeyRecord) -> Result<()> {
+        self.insert_master_key(record).await
+    }
+
+    async fn forget_master_keys(&self, keep: &str) -> Result<Vec<String>> {
+        self.delete_master_keys(keep).await
     }
 
     async fn subscription_versions(&self, ids: &[SubscriptionId]) -> Result<Vec<(SubscriptionId, i64)>> {

@@ -7,13 +7,13 @@ use tokio_postgres::Row;
 use tokio_postgres::types::FromSqlOwned;
 use uuid::Uuid;
 
-use super::super::{Result, StoreError, settings};
+use super::super::{Result, StoreError, secrets, settings};
 use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, DisabledReason, EventId, Outcome, Retry, Subscription, SubscriptionId, Timestamp,
 };
 
 /// What [`subscription`] reads.
-pub(super) const SUBSCRIPTION: &str = "id, tenant, target_url, event_types, secret, disabled, version, created_at,
+pub(super) const SUBSCRIPTION: &str = "id, tenant, target_url, event_types, secrets, disabled, version, created_at,
      updated_at, settings, drop_through, failing_since";
 /// What [`delivery`] reads, of `deliveries d` and [`ITS_EVENT`]. A delivery of an event has the event's payload and ordering key.
 pub(super) const DELIVERY: &str = "d.id, d.event_type, d.event_id, coalesce(d.payload, e.payload) AS payload,
@@ -58,12 +58,14 @@ pub(super) fn subscription(row: &Row) -> Result<Subscription> {
     let event_types: Vec<String> = get(row, "event_types")?;
     let parse = |pattern: &String| pattern.parse().map_err(|_| corrupt("event_types", pattern));
     let settings = settings::from_text(&get::<String>(row, "settings")?).map_err(StoreError::Corrupt)?;
+    let secrets: Option<String> = get(row, "secrets")?;
+    let secrets = secrets.map(|text| secrets::from_text(&text)).transpose().map_err(StoreError::Corrupt)?;
     Ok(Subscription {
         id: SubscriptionId(get(row, "id")?),
         tenant: get::<String>(row, "tenant")?.into(),
         target_url: get::<String>(row, "target_url")?.into(),
         event_types: event_types.iter().map(parse).collect::<Result<_>>()?,
-        secret: get::<Option<String>>(row, "secret")?.map(Into::into),
+        secrets: secrets.map(Arc::new),
         disabled: disabled(row)?,
         settings: settings.into(),
         drop_through: get::<Option<Uuid>>(row, "drop_through")?.map(DeliveryId),

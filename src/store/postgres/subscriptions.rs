@@ -1,10 +1,9 @@
 //! Subscriptions: single statements on the pool. A trigger keeps their patterns in the same transaction, for look-ups.
 
-use secrecy::ExposeSecret;
 use tokio_postgres::types::ToSql;
 
 use super::super::ids::last_by;
-use super::super::{NewSubscription, Result, SubscriptionChange, Update, settings};
+use super::super::{NewSubscription, Result, SubscriptionChange, Update, secrets, settings};
 use super::PostgresStore;
 use super::columns::text;
 use super::rows::{self, SUBSCRIPTION};
@@ -13,14 +12,16 @@ use crate::delivery::{EventTypePattern, Subscription, SubscriptionId, Timestamp,
 impl PostgresStore {
     pub(super) async fn insert_subscription(&self, new: NewSubscription, now: Timestamp) -> Result<Subscription> {
         let sql = format!(
-            "INSERT INTO subscriptions (tenant, target_url, event_types, secret, version, created_at, updated_at,
-                 settings)
-             VALUES ($1, $2, $3, $4, 1, $5, $5, $6) RETURNING {SUBSCRIPTION}"
+            "INSERT INTO subscriptions (id, tenant, target_url, event_types, secrets, version, created_at, updated_at,
+                 settings) OVERRIDING SYSTEM VALUE
+             VALUES ($7, $1, $2, $3, $4, 1, $5, $5, $6) RETURNING {SUBSCRIPTION}"
         );
-        let secret = new.secret.as_ref().map(|secret| text(secret.expose_secret()));
+        let secrets = new.secrets.as_ref().map(secrets::to_text);
         let (tenant, target_url, event_types) = (text(&new.tenant), text(&new.target_url), patterns(&new.event_types));
         let settings = settings::to_text(&new.settings);
-        let row = self.rows(&sql, &[&tenant, &target_url, &event_types, &secret, &now.0, &settings]).await?;
+        let params: [&(dyn ToSql + Sync); 7] =
+            [&tenant, &target_url, &event_types, &secrets, &now.0, &settings, &new.id.0];
+        let row = self.rows(&sql, &params).await?;
         // An insert that succeeded returns its row.
         rows::subscription(&row[0])
     }
@@ -53,7 +54,7 @@ impl PostgresStore {
                  SELECT id, version, disabled AS was FROM subscriptions WHERE id = $1 FOR UPDATE
              ), changed AS (
                  UPDATE subscriptions s SET target_url = coalesce($2, s.target_url),
-                     event_types = coalesce($3, s.event_types), secret = CASE WHEN $4 THEN $5 ELSE s.secret END,
+                     event_types = coalesce($3, s.event_types), secrets = CASE WHEN $4 THEN $5 ELSE s.secrets END,
                      disabled = CASE WHEN $6 THEN $7 ELSE s.disabled END, version = s.version + 1, updated_at = $8,
                      settings = coalesce($9, s.settings), drop_through = CASE WHEN $10 THEN
                          greatest($11::uuid, (SELECT id FROM deliveries ORDER BY id DESC LIMIT 1)) ELSE s.drop_through END,
@@ -76,9 +77,8 @@ impl PostgresStore {
         );
         let target_url = change.target_url.as_deref().map(text);
         let event_types = change.event_types.as_deref().map(patterns);
-        let (set_secret, set_disabled) = (change.secret.is_some(), change.disabled.is_some());
-        let secret = change.secret.flatten();
-        let secret = secret.as_ref().map(|secret| text(secret.expose_secret()));
+        let (set_secrets, set_disabled) = (change.secrets.is_some(), change.disabled.is_some());
+        let secrets = change.secrets.flatten().as_ref().map(secrets::to_text);
         let disabled = change.disabled.flatten().map(|reason| reason.as_str());
         let settings = change.settings.as_ref().map(settings::to_text);
         let detail = change.detail.as_deref().map(text);
@@ -86,8 +86,8 @@ impl PostgresStore {
             &id.0,
             &target_url,
             &event_types,
-            &set_secret,
-            &secret,
+            &set_secrets,
+            &secrets,
             &set_disabled,
             &disabled,
             &now.0,

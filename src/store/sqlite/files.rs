@@ -68,6 +68,8 @@ impl DataDir {
             waited += MIGRATE_POLL;
         };
         let mut connection = open(&self.database(), Kind::Writer)?;
+        // A migration may take a column of secrets away: what it leaves is overwritten.
+        connection.pragma_update(None, "secure_delete", true)?;
         migrations::runner().run(&mut connection).map(drop).map_err(|error| self.migration_failed(&error))
     }
 

@@ -10,6 +10,7 @@ mod events;
 mod files;
 mod janitor;
 mod keys;
+mod master_keys;
 mod reads;
 mod rows;
 mod state_changes;
@@ -27,8 +28,8 @@ use rusqlite::Connection;
 use uuid::Uuid;
 
 use super::{
-    BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, NewSubscription, Pending,
-    Recovery, Result, Store, StoreError, SubscriptionChange, Update,
+    BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord, NewSubscription,
+    Pending, Recovery, Reseal, Result, Store, StoreError, SubscriptionChange, Update,
 };
 use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, StateChange, Subscription, SubscriptionId, Timestamp,
@@ -168,6 +169,10 @@ impl Store for SqliteStore {
         self.read(move |connection| events::deliveries(connection, id, after, limit)).await
     }
 
+    async fn reserve_subscription_id(&self) -> Result<SubscriptionId> {
+        self.write(master_keys::reserve_subscription_id).await
+    }
+
     async fn create_subscription(&self, new: NewSubscription, now: Timestamp) -> Result<Subscription> {
         self.write(move |connection| subscriptions::create(connection, &new, now)).await
     }
@@ -191,6 +196,33 @@ impl Store for SqliteStore {
 
     async fn delete_subscription(&self, id: SubscriptionId) -> Result<bool> {
         self.write(move |connection| subscriptions::delete(connection, id)).await
+    }
+
+    async fn subscriptions_with_secrets(
+        &self,
+        after: Option<SubscriptionId>,
+        limit: usize,
+    ) -> Result<Vec<Subscription>> {
+        self.read(move |connection| master_keys::subscriptions_with_secrets(connection, after, limit)).await
+    }
+
+    async fn reseal(&self, changes: &[Reseal]) -> Result<Vec<Subscription>> {
+        let changes = changes.to_vec();
+        self.write(move |connection| master_keys::reseal(connection, &changes)).await
+    }
+
+    async fn master_keys(&self) -> Result<Vec<MasterKeyRecord>> {
+        self.read(master_keys::list).await
+    }
+
+    async fn add_master_key(&self, record: &MasterKeyRecord) -> Result<()> {
+        let record = record.clone();
+        self.write(move |connection| master_keys::add(connection, &record)).await
+    }
+
+    async fn forget_master_keys(&self, keep: &str) -> Result<Vec<String>> {
+        let keep = keep.to_owned();
+        self.write(move |connection| master_keys::forget(connection, &keep)).await
     }
 
     async fn subscription_versions(&self, ids: &[SubscriptionId]) -> Result<Vec<(SubscriptionId, i64)>> {

@@ -8,15 +8,15 @@ use rusqlite::types::Type;
 use uuid::Uuid;
 
 use crate::delivery::{
-    AttemptLog, Delivery, DeliveryId, DisabledReason, EventId, EventTypePattern, Outcome, Retry, Subscription,
+    AttemptLog, Delivery, DeliveryId, DisabledReason, EventId, EventTypePattern, Outcome, Retry, Secrets, Subscription,
     SubscriptionId, Timestamp,
 };
-use crate::store::settings;
+use crate::store::{secrets, settings};
 
 type Read<T> = rusqlite::Result<T>;
 
 /// The columns that [`subscription`] reads.
-pub(super) const SUBSCRIPTION: &str = "id, target_url, event_types, secret, disabled, version, created_at, \
+pub(super) const SUBSCRIPTION: &str = "id, target_url, event_types, secrets, disabled, version, created_at, \
      updated_at, tenant, settings, drop_through, failing_since";
 /// The columns that [`delivery`] reads, of `deliveries d LEFT JOIN events e ON e.seq = d.event`. A delivery of an event has
 /// the event's payload and ordering key.
@@ -99,13 +99,18 @@ pub(super) fn disabled(row: &Row<'_>, column: usize) -> Read<Option<DisabledReas
     word.map(|word| word.parse().map_err(|error: String| unreadable(column, error))).transpose()
 }
 
+fn secrets(row: &Row<'_>, column: usize) -> Read<Option<Secrets>> {
+    let text: Option<String> = row.get(column)?;
+    text.map(|text| secrets::from_text(&text).map_err(|error| unreadable(column, error))).transpose()
+}
+
 pub(super) fn subscription(row: &Row<'_>) -> Read<Subscription> {
     Ok(Subscription {
         id: subscription_id(row, 0)?,
         tenant: row.get(8)?,
         target_url: row.get(1)?,
         event_types: patterns(&row.get::<_, Arc<str>>(2)?)?,
-        secret: row.get::<_, Option<String>>(3)?.map(Into::into),
+        secrets: secrets(row, 3)?.map(Arc::new),
         disabled: disabled(row, 4)?,
         settings: settings::from_text(&row.get::<_, Arc<str>>(9)?).map_err(|error| unreadable(9, error))?.into(),
         drop_through: row.get::<_, Option<[u8; 16]>>(10)?.map(|id| DeliveryId(Uuid::from_bytes(id))),

@@ -1,26 +1,26 @@
 //! Subscriptions: created, read, changed, deleted.
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
-use secrecy::ExposeSecret;
 
 use super::reads::limit;
 use super::rows::{self, SUBSCRIPTION, blob, patterns_text};
 use super::state_changes;
 use crate::delivery::{EventTypePattern, NO_PATTERNS, Subscription, SubscriptionId, Timestamp};
 use crate::store::ids::last_by;
-use crate::store::{NewSubscription, Result, SubscriptionChange, Update, settings};
+use crate::store::{NewSubscription, Result, SubscriptionChange, Update, secrets, settings};
 
 pub(super) const DELETE_PATTERNS: &str = "DELETE FROM subscription_patterns WHERE subscription_id = ?1";
 
 pub(super) fn create(connection: &mut Connection, new: &NewSubscription, now: Timestamp) -> Result<Subscription> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let insert = format!(
-        "INSERT INTO subscriptions (target_url, event_types, secret, version, created_at, updated_at, tenant, settings) \
-         VALUES (?1, ?2, ?3, 1, ?4, ?4, ?5, ?6) RETURNING {SUBSCRIPTION}"
+        "INSERT INTO subscriptions (target_url, event_types, secrets, version, created_at, updated_at, tenant, settings, id) \
+         VALUES (?1, ?2, ?3, 1, ?4, ?4, ?5, ?6, ?7) RETURNING {SUBSCRIPTION}"
     );
-    let secret = new.secret.as_ref().map(|secret| secret.expose_secret());
+    let secrets = new.secrets.as_ref().map(secrets::to_text);
     let settings = settings::to_text(&new.settings);
-    let row = params![new.target_url, patterns_text(&new.event_types), secret, now.0, new.tenant, settings];
+    let event_types = patterns_text(&new.event_types);
+    let row = params![new.target_url, event_types, secrets, now.0, new.tenant, settings, new.id.0];
     let created = transaction.prepare_cached(&insert)?.query_row(row, rows::subscription)?;
     write_patterns(&transaction, &created)?;
     transaction.commit()?;
@@ -69,7 +69,7 @@ pub(super) fn list(
 
 /// `?n IS NULL` cannot tell "leave it" from "take it away", so what can be taken away comes with a flag.
 const UPDATE: &str = "UPDATE subscriptions SET target_url = coalesce(?2, target_url), \
-     event_types = coalesce(?3, event_types), secret = CASE WHEN ?4 THEN ?5 ELSE secret END, \
+     event_types = coalesce(?3, event_types), secrets = CASE WHEN ?4 THEN ?5 ELSE secrets END, \
      disabled = CASE WHEN ?6 THEN ?7 ELSE disabled END, version = version + 1, updated_at = ?8, \
      settings = coalesce(?9, settings), \
      drop_through = CASE WHEN ?10 THEN max(?11, coalesce((SELECT max(id) FROM deliveries), x'')) ELSE drop_through END, \
@@ -92,13 +92,13 @@ pub(super) fn update(
     if change.only_version.is_some_and(|version| version != before.version) {
         return Ok(Update::Overtaken);
     }
-    let secret = change.secret.as_ref().map(|secret| secret.as_ref().map(|secret| secret.expose_secret()));
+    let secrets = change.secrets.as_ref().map(|secrets| secrets.as_ref().map(secrets::to_text));
     transaction.prepare_cached(UPDATE)?.execute(params![
         id.0,
         change.target_url,
         change.event_types.as_deref().map(patterns_text),
-        secret.is_some(),
-        secret.flatten(),
+        secrets.is_some(),
+        secrets.flatten(),
         change.disabled.is_some(),
         change.disabled.flatten().map(|reason| reason.as_str()),
         now.0,

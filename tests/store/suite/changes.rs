@@ -44,9 +44,10 @@ fn ids(changes: &[StateChange]) -> Vec<i64> {
 pub async fn settings_read_back_as_they_were_written(backend: &Backend) {
     let store = backend.owned().await;
     let new = NewSubscription {
+        id: store.reserve_subscription_id().await.unwrap(),
         target_url: "https://receiver.example/".to_owned(),
         event_types: vec![],
-        secret: None,
+        secrets: None,
         tenant: DEFAULT_TENANT.to_owned(),
         settings: some_settings(),
     };

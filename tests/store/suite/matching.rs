@@ -14,9 +14,10 @@ fn patterns(texts: &[&str]) -> Vec<EventTypePattern> {
 
 async fn subscribe_to(store: &Arc<dyn Store>, tenant: &str, event_types: &[&str]) -> SubscriptionId {
     let new = NewSubscription {
+        id: store.reserve_subscription_id().await.unwrap(),
         target_url: "https://receiver.example/hook".to_owned(),
         event_types: patterns(event_types),
-        secret: None,
+        secrets: None,
         tenant: tenant.to_owned(),
         settings: hookpost::delivery::Settings::default(),
     };

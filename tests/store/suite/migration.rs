@@ -17,8 +17,9 @@ mod postgres {
 /// Of subscription 1: 10 was received, 20 is untried and below its position, 30 waits for a retry, 40 is untried and came
 /// from the event 35. Of subscription 2, which has no position: 15 was received, 60 is untried. The watermark is 50.
 const ROWS: &str = "
-    INSERT INTO subscriptions (tenant, target_url, event_types, version, created_at, updated_at)
-        VALUES ('default', 'https://receiver.example/hook', $none, 3, 7, 8), ('default', 'http://b.example/', $none, 1, 7, 7);
+    INSERT INTO subscriptions (tenant, target_url, event_types, secret, version, created_at, updated_at)
+        VALUES ('default', 'https://receiver.example/hook', $none, NULL, 3, 7, 8),
+               ('default', 'http://b.example/', $none, 'it''s \"a\" \\made-up\\ secret \u{e9}', 1, 7, 7);
     INSERT INTO subscription_patterns VALUES ('default', '', 1), ('default', '', 2) ON CONFLICT DO NOTHING;
     INSERT INTO events (id, tenant, event_type, ordering_key, deliveries, payload)
         VALUES ($35, 'default', 'order.created', 'order 7', 1, $json);
@@ -87,6 +88,11 @@ pub async fn what_the_first_version_has_written_is_read_and_goes_on(backend: &Ba
     let subscription = store.subscription(sub).await.unwrap().unwrap();
     assert_eq!((subscription.version, &*subscription.settings), (3, &Settings::default()));
     assert_eq!((subscription.drop_through, subscription.failing_since), (None, None));
+    assert!(subscription.secrets.is_none());
+    let with_secret = store.subscription(other).await.unwrap().unwrap();
+    assert_eq!(current(&with_secret), Some("plain:it's \"a\" \\made-up\\ secret \u{e9}"));
+    let known = store.master_keys().await.unwrap();
+    assert_eq!((known.len(), known[0].id.as_str(), known[0].proof.as_str()), (1, "plain", "plain:hookpost"));
     assert_eq!(store.matching(DEFAULT_TENANT, "x").await.unwrap(), [sub, other]);
     assert!(store.state_changes(sub, None, 10).await.unwrap().is_empty());
 

@@ -11,5 +11,6 @@ pub mod migration;
 pub mod ownership;
 pub mod recovery;
 pub mod retries;
+pub mod secrets;
 pub mod status;
 pub mod subscriptions;

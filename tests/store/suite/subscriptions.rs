@@ -1,8 +1,9 @@
 //! Subscriptions: created, read, changed, deleted.
 
+use std::sync::Arc;
+
 use hookpost::delivery::{DeliveryId, DisabledReason, EventTypePattern, Subscription, SubscriptionId};
-use hookpost::store::{Batch, NewSubscription, SubscriptionChange};
-use secrecy::ExposeSecret;
+use hookpost::store::{Batch, NewSubscription, Store, SubscriptionChange};
 
 use crate::backend::Backend;
 use crate::fixtures::*;
@@ -11,34 +12,33 @@ fn patterns(texts: &[&str]) -> Vec<EventTypePattern> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-fn new(secret: Option<&str>) -> NewSubscription {
-    NewSubscription {
+/// One with this sealed secret, if any.
+async fn create_with(store: &Arc<dyn Store>, secret: Option<&str>) -> Subscription {
+    let new = NewSubscription {
+        id: store.reserve_subscription_id().await.unwrap(),
         tenant: hookpost::delivery::DEFAULT_TENANT.into(),
         target_url: "https://receiver.example/hook?q=é".to_owned(),
         event_types: patterns(&["order.*", "invoice.paid"]),
-        secret: secret.map(Into::into),
+        secrets: secret.map(sealed),
         settings: hookpost::delivery::Settings::default(),
-    }
-}
-
-fn secret(subscription: &Subscription) -> Option<&str> {
-    subscription.secret.as_ref().map(|secret| secret.expose_secret())
+    };
+    store.create_subscription(new, T0).await.unwrap()
 }
 
 pub async fn what_was_created_reads_back(backend: &Backend) {
     let store = backend.owned().await;
-    let created = store.create_subscription(new(Some("a made-up secret")), T0).await.unwrap();
+    let created = create_with(&store, Some("a made-up secret")).await;
     let read = store.subscription(created.id).await.unwrap().unwrap();
     for subscription in [created, read] {
         assert_eq!(&*subscription.target_url, "https://receiver.example/hook?q=é");
         assert_eq!(subscription.event_types, patterns(&["order.*", "invoice.paid"]));
-        assert_eq!(secret(&subscription), Some("a made-up secret"));
+        assert_eq!(current(&subscription), Some("a made-up secret"));
         assert_eq!(subscription.disabled, None);
         assert_eq!((subscription.created_at, subscription.updated_at), (T0, T0));
     }
     let plain = create(&store, "http://receiver.example/").await;
     let plain = store.subscription(plain.id).await.unwrap().unwrap();
-    assert!(plain.event_types.is_empty() && plain.secret.is_none());
+    assert!(plain.event_types.is_empty() && plain.secrets.is_none());
 }
 
 pub async fn an_unknown_one_is_none(backend: &Backend) {
@@ -87,43 +87,43 @@ pub async fn pages_come_by_id(backend: &Backend) {
 
 pub async fn an_update_leaves_out_what_it_does_not_name(backend: &Backend) {
     let store = backend.owned().await;
-    let before = store.create_subscription(new(Some("a made-up secret")), T0).await.unwrap();
+    let before = create_with(&store, Some("a made-up secret")).await;
     let later = T0 + DAY;
     let after =
         store.update_subscription(before.id, SubscriptionChange::default(), later).await.unwrap().done().unwrap();
     assert_eq!(after.target_url, before.target_url);
     assert_eq!(after.event_types, before.event_types);
-    assert_eq!(secret(&after), secret(&before));
+    assert_eq!(current(&after), current(&before));
     assert_eq!(after.disabled, None);
     assert_eq!((after.created_at, after.updated_at), (T0, later));
 }
 
 pub async fn an_update_replaces_what_it_names(backend: &Backend) {
     let store = backend.owned().await;
-    let id = store.create_subscription(new(Some("a made-up secret")), T0).await.unwrap().id;
-    let neighbour = store.create_subscription(new(Some("a made-up secret")), T0).await.unwrap().id;
+    let id = create_with(&store, Some("a made-up secret")).await.id;
+    let neighbour = create_with(&store, Some("a made-up secret")).await.id;
     let change = SubscriptionChange {
         target_url: Some("https://elsewhere.example/".to_owned()),
         event_types: Some(vec![]),
-        secret: Some(Some("another made-up secret".into())),
+        secrets: Some(Some(sealed("another made-up secret"))),
         ..Default::default()
     };
     let returned = store.update_subscription(id, change, T0).await.unwrap().done().unwrap();
     for subscription in [returned, store.subscription(id).await.unwrap().unwrap()] {
         assert_eq!(&*subscription.target_url, "https://elsewhere.example/");
         assert!(subscription.event_types.is_empty());
-        assert_eq!(secret(&subscription), Some("another made-up secret"));
+        assert_eq!(current(&subscription), Some("another made-up secret"));
     }
     let neighbour = store.subscription(neighbour).await.unwrap().unwrap();
-    assert_eq!(secret(&neighbour), Some("a made-up secret"));
+    assert_eq!(current(&neighbour), Some("a made-up secret"));
 }
 
 pub async fn a_secret_can_be_taken_away(backend: &Backend) {
     let store = backend.owned().await;
-    let id = store.create_subscription(new(Some("a made-up secret")), T0).await.unwrap().id;
-    let change = SubscriptionChange { secret: Some(None), ..Default::default() };
-    assert!(store.update_subscription(id, change, T0).await.unwrap().done().unwrap().secret.is_none());
-    assert!(store.subscription(id).await.unwrap().unwrap().secret.is_none());
+    let id = create_with(&store, Some("a made-up secret")).await.id;
+    let change = SubscriptionChange { secrets: Some(None), ..Default::default() };
+    assert!(store.update_subscription(id, change, T0).await.unwrap().done().unwrap().secrets.is_none());
+    assert!(store.subscription(id).await.unwrap().unwrap().secrets.is_none());
 }
 
 pub async fn one_can_be_disabled_and_enabled(backend: &Backend) {
@@ -163,7 +163,7 @@ pub async fn versions_come_for_those_that_exist(backend: &Backend) {
     let store = backend.owned().await;
     let (changed, plain) = (create(&store, "http://a.example/").await, create(&store, "http://b.example/").await);
     create(&store, "http://c.example/").await;
-    let change = SubscriptionChange { secret: Some(Some("s".into())), ..Default::default() };
+    let change = SubscriptionChange { secrets: Some(Some(sealed("s"))), ..Default::default() };
     let changed = store.update_subscription(changed.id, change, T0).await.unwrap().done().unwrap();
     let asked = [plain.id, SubscriptionId(404), changed.id];
     let mut versions = store.subscription_versions(&asked).await.unwrap();

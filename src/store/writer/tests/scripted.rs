@@ -10,8 +10,8 @@ use tokio::task::JoinHandle;
 use super::super::*;
 use crate::delivery::{AttemptLog, Event, Outcome as Attempt, Retry, StateChange, Subscription, Timestamp};
 use crate::store::{
-    BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, NewSubscription, Pending,
-    Recovery, Result, SubscriptionChange, Update,
+    BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord, NewSubscription,
+    Pending, Recovery, Reseal, Result, SubscriptionChange, Update,
 };
 
 /// The newest id that the store holds at the start.
@@ -196,6 +196,12 @@ scripted! {
     event(EventId) -> Option<Event>;
     event_deliveries(EventId, DeliveryId, usize) -> Vec<EventDelivery>;
     prune_keys(Timestamp, usize) -> JanitorCounts;
+    reserve_subscription_id() -> SubscriptionId;
+    subscriptions_with_secrets(Option<SubscriptionId>, usize) -> Vec<Subscription>;
+    reseal(&[Reseal]) -> Vec<Subscription>;
+    master_keys() -> Vec<MasterKeyRecord>;
+    add_master_key(&MasterKeyRecord) -> ();
+    forget_master_keys(&str) -> Vec<String>;
     create_subscription(NewSubscription, Timestamp) -> Subscription;
     subscription(SubscriptionId) -> Option<Subscription>;
     subscriptions(Option<SubscriptionId>, usize) -> Vec<Subscription>;

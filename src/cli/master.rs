@@ -1,0 +1,53 @@
+//! `hookpost keys new-master` and `rotate-master`: the keys that secrets are sealed under.
+
+use std::fmt::Write;
+
+use anyhow::bail;
+use secrecy::ExposeSecret;
+
+use super::{print, runtime};
+use crate::config::Config;
+use crate::service;
+use crate::telemetry;
+use crate::vault::{MasterKey, Resealed};
+
+/// Prints a fresh key, which is kept nowhere.
+pub(super) fn new_master() -> anyhow::Result<()> {
+    print(&format!("{}\n", MasterKey::generate().to_base64().expose_secret()))
+}
+
+/// Seals everything under the first key.
+pub(super) fn rotate_master(config: &Config) -> anyhow::Result<()> {
+    telemetry::init(config)?;
+    let mut progress = |count| tracing::info!(count, "subscriptions are sealed under the first master key");
+    let resealed = runtime()?.block_on(service::rotate_master(config, &mut progress))?;
+    print(&summary(&resealed))?;
+    if let Some((id, error)) = resealed.unopened.first() {
+        let count = resealed.unopened.len();
+        bail!(
+            "the secrets of {count} subscriptions or more do not open and were left as they are: give each a new one (first: \
+             subscription {id}: {error})"
+        );
+    }
+    Ok(())
+}
+
+fn summary(resealed: &Resealed) -> String {
+    let mut text = format!("sealed the secrets of {} subscriptions under the first master key\n", resealed.count);
+    for id in &resealed.retired {
+        let _ = writeln!(text, "nothing is sealed under {id} any more: take it out of HOOKPOST_MASTER_KEY");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_says_what_was_done_and_which_keys_may_go() {
+        let resealed = Resealed { count: 3, retired: vec!["0a1b2c3d".to_owned()], ..Resealed::default() };
+        let text = summary(&resealed);
+        assert!(text.contains("of 3 subscriptions") && text.contains("under 0a1b2c3d any more"), "{text}");
+    }
+}

@@ -1,0 +1,234 @@
+//! `/subscriptions/{id}/secret`, its rotation, and `/public-key`: what a subscription signs with, for those who may know.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Buf;
+use futures_util::Stream;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use serde_json::{Value, json};
+use subtle::ConstantTimeEq;
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::http::{StatusCode, header};
+use warp::reply::Response;
+
+use super::access::{Access, access};
+use super::problem::{FieldError, Kind, Problem, shortened};
+use super::reply::{self, Answer, with_header};
+use super::secrets_body::secret;
+use super::subscription_body::{kind_of, object, refuse_if_any};
+use super::subscriptions::{merge, not_found, to_the_end};
+use super::{Http, IdSegment, content_length, get_or_head, with};
+use crate::access::{Caller, Permission};
+use crate::delivery::{Previous, Sealed, Secrets, Subscription, SubscriptionId, Timestamp};
+use crate::outbound::signing::generate_secret;
+use crate::store::SubscriptionChange;
+use crate::vault::{Owner, Purpose, Vault};
+
+/// A day: time for every receiver to be deployed once.
+const DEFAULT_OVERLAP_S: u64 = 24 * 3600;
+/// Up to a week: a secret that has to go must not stay for longer by mistake.
+const OVERLAP_S: RangeInclusive<u64> = 0..=7 * 24 * 3600;
+
+const ROTATE_EXPECTED: &str = "nothing, or an object like {\"overlap_s\": 3600}";
+const FIELDS: &str = "one of secret, overlap_s";
+const SECRET_EXPECTED: &str = "a string of 1 to 256 characters; leave it out to have one made";
+const OVERLAP_EXPECTED: &str = "a whole number of seconds from 0 to 604800";
+
+/// The routes of this file.
+pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
+    let show = warp::path!("subscriptions" / IdSegment / "secret").and(get_or_head());
+    let show = show.and(with(http)).and(access(http)).then(secret_of);
+    let rotate = warp::path!("subscriptions" / IdSegment / "secret" / "rotate").and(warp::post());
+    let rotate =
+        rotate.and(with(http)).and(access(http)).and(content_length()).and(warp::body::stream()).then(rotate_secret);
+    let public_key = warp::path!("subscriptions" / IdSegment / "public-key").and(get_or_head());
+    let public_key = public_key.and(with(http)).and(access(http)).then(public_key_of);
+    show.or(rotate).unify().or(public_key).unify().map(reply::render).boxed()
+}
+
+async fn secret_of(segment: IdSegment, http: Arc<Http>, access: Access) -> Answer {
+    let caller = access.to(Permission::Administer)?;
+    let subscription = find(&http, &caller, segment.id()?).await?;
+    let shown = Shown::new(&subscription, &http.api.vault, http.api.clock.wall())?;
+    Ok(uncached(reply::json(StatusCode::OK, &shown.json())?))
+}
+
+async fn public_key_of(segment: IdSegment, http: Arc<Http>, access: Access) -> Answer {
+    let caller = access.to(Permission::Read)?;
+    let subscription = find(&http, &caller, segment.id()?).await?;
+    let pair = subscription.secrets.as_deref().and_then(|secrets| secrets.ed25519.as_ref());
+    let pair = pair.ok_or_else(|| {
+        let id = subscription.id;
+        let detail =
+            format!("subscription {id} has no ed25519 key; PATCH /subscriptions/{id} {{\"ed25519\": true}} makes one");
+        Problem::new(Kind::PublicKeyNotFound, detail)
+    })?;
+    reply::json(StatusCode::OK, &json!({ "public_key": pair.public_key }))
+}
+
+/// What belongs to a tenant that the caller does not see is not there.
+async fn find(http: &Http, caller: &Caller, id: SubscriptionId) -> Result<Subscription, Problem> {
+    let found = http.api.store.subscription(id).await?;
+    found.filter(|found| caller.sees(&found.tenant)).ok_or_else(|| not_found(id))
+}
+
+fn uncached(response: Response) -> Response {
+    with_header(response, header::CACHE_CONTROL, "no-store")
+}
+
+/// The secrets that count now, opened.
+struct Shown {
+    id: SubscriptionId,
+    current: SecretString,
+    previous: Option<(SecretString, Timestamp)>,
+}
+
+impl Shown {
+    fn new(subscription: &Subscription, vault: &Vault, now: Timestamp) -> Result<Self, Problem> {
+        let secrets = subscription.secrets.as_deref();
+        let current = secrets.and_then(|secrets| secrets.current.as_ref()).ok_or_else(|| without(subscription.id))?;
+        let previous = secrets.and_then(|secrets| counting(secrets.previous.as_ref(), now));
+        let open = |sealed: &Sealed| {
+            vault.open(sealed, Purpose::Secret, Owner::from(subscription)).map_err(|unopened| Problem::from(&unopened))
+        };
+        let previous =
+            previous.map(|previous| Ok::<_, Problem>((open(&previous.secret)?, previous.until))).transpose()?;
+        Ok(Self { id: subscription.id, current: open(current)?, previous })
+    }
+
+    fn json(&self) -> Value {
+        let previous = self.previous.as_ref();
+        json!({
+            "subscription_id": self.id,
+            "secret": self.current.expose_secret(),
+            "previous_secret": previous.map(|(secret, _)| secret.expose_secret()),
+            "previous_valid_until": previous.map(|(_, until)| until.to_string()),
+        })
+    }
+}
+
+fn without(id: SubscriptionId) -> Problem {
+    let detail = format!("subscription {id} has no secret; POST /subscriptions/{id}/secret/rotate gives it one");
+    Problem::new(Kind::SecretNotFound, detail)
+}
+
+/// The secret that was replaced, if it still counts.
+fn counting(previous: Option<&Previous>, now: Timestamp) -> Option<&Previous> {
+    previous.filter(|previous| now < previous.until)
+}
+
+async fn rotate_secret<B: Buf>(
+    segment: IdSegment,
+    http: Arc<Http>,
+    access: Access,
+    length: Option<u64>,
+    mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
+) -> Answer {
+    let caller = match access.to(Permission::Manage) {
+        Ok(caller) => caller,
+        Err(problem) => return Err(http.bodies.discard(&mut body, problem).await),
+    };
+    let body = http.bodies.read_or_discard(length, &mut body).await?;
+    let id = segment.id()?;
+    let rotation = Rotation::read(&body)?;
+    let (rotated, rotation) = to_the_end(async move {
+        find(&http, &caller, id).await?;
+        let (vault, now) = (http.api.vault.clone(), http.api.clock.wall());
+        let rotated = merge(&http, id, |current| rotation.of(current, &vault, now)).await?;
+        Ok((rotated, rotation))
+    })
+    .await?;
+    let previous = rotated.secrets.as_deref().and_then(|secrets| secrets.previous.as_ref());
+    let answer = Rotated {
+        subscription_id: id,
+        secret: rotation.made.then(|| rotation.secret.expose_secret()),
+        previous_valid_until: previous.map(|previous| previous.until.to_string()),
+    };
+    Ok(uncached(reply::json(StatusCode::OK, &answer)?))
+}
+
+#[derive(Serialize)]
+struct Rotated<'a> {
+    subscription_id: SubscriptionId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<&'a str>,
+    previous_valid_until: Option<String>,
+}
+
+/// What is asked for.
+#[derive(Debug)]
+struct Rotation {
+    secret: SecretString,
+    /// Whether it was made here, and is shown.
+    made: bool,
+    overlap: Duration,
+}
+
+impl Rotation {
+    fn read(body: &[u8]) -> Result<Self, Problem> {
+        let fields = if body.is_empty() { serde_json::Map::new() } else { object(body, ROTATE_EXPECTED)? };
+        let (mut given, mut overlap_s, mut errors) = (None, DEFAULT_OVERLAP_S, Vec::new());
+        for (name, value) in fields {
+            match &*name {
+                "secret" => match secret(value) {
+                    Ok(Some(secret)) => given = Some(secret),
+                    Ok(None) => errors.push(FieldError::new("secret", "null", SECRET_EXPECTED)),
+                    Err(error) => errors.push(FieldError { expected: SECRET_EXPECTED.into(), ..error }),
+                },
+                "overlap_s" => match value.as_u64().filter(|seconds| OVERLAP_S.contains(seconds)) {
+                    Some(seconds) => overlap_s = seconds,
+                    None => errors.push(FieldError::new("overlap_s", found(&value), OVERLAP_EXPECTED)),
+                },
+                name => errors.push(FieldError::new(shortened(name), "a field that does not exist", FIELDS)),
+            }
+        }
+        refuse_if_any(errors)?;
+        let made = given.is_none();
+        Ok(Self { secret: given.unwrap_or_else(generate_secret), made, overlap: Duration::from_secs(overlap_s) })
+    }
+
+    /// The change of a subscription that is like this. Asked for again with the secret that is current by then, it changes
+    /// nothing: whoever missed the answer may ask again, and the secret before that stays the previous one.
+    fn of(&self, current: &Subscription, vault: &Vault, now: Timestamp) -> Result<SubscriptionChange, Problem> {
+        let owner = Owner::from(current);
+        let mut secrets = current.secrets.as_deref().cloned().unwrap_or_default();
+        if let Some(replaced) = secrets.current.take() {
+            let opened = vault.open(&replaced, Purpose::Secret, owner).map_err(|unopened| Problem::from(&unopened))?;
+            if same(&opened, &self.secret) {
+                secrets.current = Some(replaced);
+                secrets.previous = counting(secrets.previous.as_ref(), now).cloned();
+                return Ok(written(secrets, current));
+            }
+            let previous = Previous { secret: replaced, until: now + self.overlap };
+            secrets.previous = (!self.overlap.is_zero()).then_some(previous);
+        }
+        secrets.current = Some(vault.seal(&self.secret, Purpose::Secret, owner)?);
+        Ok(written(secrets, current))
+    }
+}
+
+fn written(secrets: Secrets, current: &Subscription) -> SubscriptionChange {
+    SubscriptionChange {
+        secrets: Some(Some(secrets)),
+        only_version: Some(current.version),
+        ..SubscriptionChange::default()
+    }
+}
+
+/// In constant time: a caller could otherwise guess the secret that is there.
+fn same(one: &SecretString, other: &SecretString) -> bool {
+    one.expose_secret().as_bytes().ct_eq(other.expose_secret().as_bytes()).into()
+}
+
+/// A number of seconds that is none, as it is quoted back; anything else may be a secret in the wrong place.
+fn found(value: &Value) -> String {
+    if value.is_number() { value.to_string() } else { kind_of(value) }
+}
+
+#[cfg(test)]
+#[path = "secret_tests.rs"]
+mod tests;
