@@ -128,6 +128,32 @@ fn a_ready_service_is_healthy_and_a_stopped_one_is_not() {
 }
 
 #[test]
+fn a_new_master_key_is_one_line_that_the_configuration_takes() {
+    let (code, key, _) = run(&["keys", "new-master"], &[]);
+    assert!(code == Some(0) && key.trim().len() == 44 && key.ends_with('\n'), "{key}");
+    let (code, text, error) = run(&["config"], &[("HOOKPOST_MASTER_KEY", key.trim())]);
+    assert_eq!(code, Some(0), "{error}");
+    assert!(text.contains("environment variable HOOKPOST_MASTER_KEY") && !text.contains(key.trim()), "{text}");
+    let (_, other, _) = run(&["keys", "new-master"], &[]);
+    assert_ne!(key, other);
+}
+
+#[test]
+fn rotate_master_says_what_it_did_or_what_it_needs() {
+    let home = tempfile::tempdir().expect("a directory");
+    let data_dir = ("HOOKPOST_DATA_DIR", home.path().to_str().expect("text"));
+    let (code, _, error) = run(&["keys", "rotate-master"], &[data_dir]);
+    assert!(code == Some(1) && error.contains("set HOOKPOST_MASTER_KEY"), "{error}");
+    let file = home.path().join("master.keys");
+    let (_, key, _) = run(&["keys", "new-master"], &[]);
+    std::fs::write(&file, &key).expect("a file");
+    let by_file = ("HOOKPOST_MASTER_KEY_FILE", file.to_str().expect("text"));
+    let (code, text, error) = run(&["keys", "rotate-master"], &[data_dir, by_file]);
+    assert!(code == Some(0) && text.contains("of 0 subscriptions"), "{text}{error}");
+    assert!(!error.contains(key.trim()) && !text.contains(key.trim()));
+}
+
+#[test]
 fn a_second_signal_ends_a_stop_that_waits_for_a_receiver() {
     let mut service = Service::start();
     let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that this machine has what building and testing needs: a C compiler (SQLite and ring are built from
-# source), PostgreSQL's server and Redis. On Debian and Ubuntu the missing ones are installed; elsewhere it says what to
-# install. Does nothing, quickly, when everything is there.
+# source), PostgreSQL's server, Redis, and Python with the libraries that verify our signatures. On Debian and Ubuntu the
+# missing ones are installed; elsewhere it says what to install. Does nothing, quickly, when everything is there.
 set -euo pipefail
 
 say() { echo "prerequisites: $*" >&2; }
@@ -35,14 +35,37 @@ command -v redis-server >/dev/null || packages+=(redis-server)
 # The README's examples are run by curl, and processes are ended by kill.
 command -v curl >/dev/null || packages+=(curl)
 [ -x /bin/kill ] || [ -x /usr/bin/kill ] || packages+=(procps)
-[ ${#packages[@]} -gt 0 ] || exit 0
+# The libraries live in an environment of their own; Debian has what makes one in a package apart.
+python3 -c 'import venv, ensurepip' 2>/dev/null || packages+=(python3 python3-venv)
 
-if ! command -v apt-get >/dev/null; then
-  say "install these with this system's package manager, then try again: ${packages[*]} (names as on Debian)"
-  exit 1
-fi
-say "installing ${packages[*]}"
-if ! install_packages "${packages[@]}" </dev/null >&2; then
-  say "could not install ${packages[*]}: install them by hand, then try again"
-  exit 1
-fi
+install_missing() {
+  [ ${#packages[@]} -gt 0 ] || return 0
+  if ! command -v apt-get >/dev/null; then
+    say "install these with this system's package manager, then try again: ${packages[*]} (names as on Debian)"
+    exit 1
+  fi
+  say "installing ${packages[*]}"
+  if ! install_packages "${packages[@]}" </dev/null >&2; then
+    say "could not install ${packages[*]}: install them by hand, then try again"
+    exit 1
+  fi
+}
+
+# The stamp says what is in it, and is written last: what was interrupted is made again.
+make_verifiers() {
+  local root verifiers
+  root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  verifiers=$root/target/verifiers
+  cmp -s "$root/tests/requirements.txt" "$verifiers/stamp" && return 0
+  say "making $verifiers"
+  mkdir -p "$root/target"
+  if ! { python3 -m venv --clear "$verifiers" &&
+    "$verifiers/bin/python" -m pip install --quiet --disable-pip-version-check -r "$root/tests/requirements.txt"; } >&2; then
+    say "could not install what tests/requirements.txt names into $verifiers: see above, then try again"
+    exit 1
+  fi
+  cp "$root/tests/requirements.txt" "$verifiers/stamp"
+}
+
+install_missing
+make_verifiers

@@ -118,6 +118,20 @@ fn the_delivery_machine_depends_on_no_other_module() {
     });
 }
 
+#[test]
+fn signatures_are_compared_in_constant_time() {
+    let code = lines(&["src/outbound/signing"])
+        .into_iter()
+        .chain(lines(&["src/outbound"]).into_iter().filter(|line| line.place.starts_with("src/outbound/signing.rs")));
+    let code: Vec<_> = code.filter(|line| !line.place.contains("tests.rs")).collect();
+    assert!(code.iter().any(|line| line.code().contains("verify_slice")), "the rule looks at the wrong files");
+    none_of(
+        "What signs and verifies compares with `verify_slice` (or verifies a public key), and never with `==`.",
+        code,
+        |line| [" == ", " != ", ".eq(", ".ne("].iter().any(|comparison| line.code().contains(comparison)),
+    );
+}
+
 /// Sleeping in a test hides a race, or waits longer than it has to. What may do it all the same, and why.
 const MAY_SLEEP: [(&str, &str); 0] = [];
 

@@ -35,7 +35,7 @@ pub async fn subscriptions(database: &Client, count: usize, receiver: &str) -> a
     let fill = format!(
         "ALTER TABLE subscriptions DISABLE TRIGGER USER;
          INSERT INTO subscriptions (tenant, target_url, event_types, secrets, version, created_at, updated_at)
-         SELECT 'default', '{receiver}/' || n, '{{}}', '{{"current":"plain:{SECRET}"}}', 1, 0, 0 FROM generate_series(1, {count}) n;
+         SELECT 'default', '{receiver}/' || n, '{{}}', '{{\"current\":\"plain:{SECRET}\"}}', 1, 0, 0 FROM generate_series(1, {count}) n;
          INSERT INTO subscription_patterns (tenant, pattern, subscription_id) SELECT tenant, '', id FROM subscriptions;
          ALTER TABLE subscriptions ENABLE TRIGGER USER;
          ANALYZE subscriptions, subscription_patterns"

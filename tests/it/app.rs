@@ -67,6 +67,29 @@ impl Home {
     }
 }
 
+impl Home {
+    /// Everything that the store holds: SQLite's files, byte for byte, or PostgreSQL's rows as text.
+    pub async fn dump(&self) -> Vec<u8> {
+        let Some(url) = self.database_url() else {
+            let files = std::fs::read_dir(self.data_dir()).expect("a directory");
+            return files.flat_map(|file| std::fs::read(file.expect("a file").path()).expect("readable")).collect();
+        };
+        let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.expect("it answers");
+        let driver = tokio::spawn(connection);
+        let tables = "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'";
+        let mut dump = String::new();
+        for table in client.query(tables, &[]).await.expect("tables") {
+            let table: &str = table.get(0);
+            for row in client.query(&format!("SELECT t::text FROM {table} t"), &[]).await.expect("rows") {
+                dump.push_str(row.get(0));
+                dump.push('\n');
+            }
+        }
+        driver.abort();
+        dump.into_bytes()
+    }
+}
+
 impl Database {
     async fn create() -> Self {
         let admin_url = test_url("TEST_DATABASE_URL");
@@ -166,6 +189,15 @@ impl Builder {
     pub fn redis(mut self, url: &str) -> Self {
         self.config.redis_url = Some(url.to_owned().into());
         self
+    }
+
+    pub fn home(&self) -> Arc<Home> {
+        self.home.clone()
+    }
+
+    /// What the service would be started with.
+    pub fn config(&self) -> Config {
+        self.config.clone()
     }
 
     /// What secrets are sealed under; none of them, and not in development, means that there are no secrets.
