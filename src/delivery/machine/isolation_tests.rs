@@ -1,6 +1,8 @@
 use super::tests::{Bench, SUBSCRIPTION, answer, configured, delivery, id, limits};
 use super::*;
-use crate::delivery::{AttemptResult, BreakerState, DisabledReason, Order, Outcome, Rate, RetryChange, Waits};
+use crate::delivery::{
+    AttemptClass, AttemptResult, BreakerState, DisabledReason, Order, Outcome, Rate, RetryChange, Waits,
+};
 
 fn with(change: impl FnOnce(&mut Limits)) -> Bench {
     let mut changed = limits("10s,10s");
@@ -146,6 +148,21 @@ fn failing_is_saved_after_ten_minutes_and_disables_after_the_limit() {
     bench.give(configured(true));
     assert_eq!(bench.machine.snapshot(bench.now).failing_since, None);
     assert!(bench.others.iter().any(|action| matches!(action, Action::SaveFailing(None))));
+}
+
+/// Such as a secret whose master key is missing: the receiver was not even asked.
+#[test]
+fn what_this_node_lacks_disables_nobody_however_long_it_lacks_it() {
+    let mut bench = with(|limits| limits.disable_after = Duration::from_secs(1200));
+    let since = bench.now;
+    for n in 1..=3 {
+        bench.now = since + Duration::from_secs(1200) * u32::try_from(n).unwrap();
+        bench.give(Input::Accepted(delivery(n)));
+        let result = AttemptResult { class: AttemptClass::Local, http_status: None, ..answer(500) };
+        bench.give(Input::Attempted { id: id(n), result, stale: false });
+        bench.give(Input::Recorded(id(n)));
+    }
+    assert!(bench.machine.is_enabled() && bench.machine.snapshot(bench.now).failing_since.is_none());
 }
 
 #[test]

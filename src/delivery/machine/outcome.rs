@@ -28,6 +28,7 @@ impl Machine {
         }
         let number = flight.number;
         let gone = !stale && result.http_status == Some(GONE);
+        let ours = result.class == AttemptClass::Local;
         // Written back, a retry would bring a delivery back that the janitor has ended meanwhile.
         let next = if result.succeeded() || gone || self.deleted || self.is_over(now, id).is_some() {
             None
@@ -46,7 +47,10 @@ impl Machine {
         self.record(id, number, result, next);
         if gone {
             self.disable(now, DisabledReason::Gone);
-        } else if !stale && self.failing_since.is_some_and(|since| now.since(since) >= self.limits.disable_after) {
+        } else if !stale
+            && !ours
+            && self.failing_since.is_some_and(|since| now.since(since) >= self.limits.disable_after)
+        {
             self.disable(now, DisabledReason::Failing);
         }
     }
@@ -99,7 +103,7 @@ impl Machine {
         }
         if result.succeeded() {
             self.end_failing();
-        } else {
+        } else if result.class != AttemptClass::Local {
             self.go_on_failing(now);
         }
     }

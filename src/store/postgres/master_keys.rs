@@ -1,9 +1,10 @@
 //! Which master keys secrets are sealed under, and their replacement by others.
 
 use super::super::{MasterKeyRecord, Reseal, Result, StoreError, secrets};
-use super::PostgresStore;
+use super::connection::MAINTENANCE_DEADLINE;
 use super::rows::{self, SUBSCRIPTION};
 use super::subscriptions::limit_of;
+use super::{PostgresStore, within};
 use crate::delivery::{Sealed, Subscription, SubscriptionId};
 
 impl PostgresStore {
@@ -53,6 +54,10 @@ impl PostgresStore {
                  SELECT FROM subscriptions WHERE strpos(secrets,
                      CASE k.id WHEN 'plain' THEN '\"plain:' ELSE '\"sealed:' || k.id || ':' END) > 0
              ) RETURNING id";
-        self.rows(SQL, &[&keep]).await?.iter().map(|row| rows::get(row, "id")).collect()
+        // Looks at every subscription, which may take longer than a query of the pool may.
+        let session = self.maintenance().await?;
+        let deletion = session.client.query(SQL, &[&keep]);
+        let deleted = within(MAINTENANCE_DEADLINE, "forgetting master keys", deletion).await?;
+        deleted.iter().map(|row| rows::get(row, "id")).collect()
     }
 }
