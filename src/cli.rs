@@ -41,6 +41,8 @@ Environment, under the flags and over the file:
   HOOKPOST_DNS_SERVERS       name servers to ask instead of the system's: 10.0.0.2:53,10.0.0.3:53
   HOOKPOST_RETENTION         how long deliveries and logs are kept [default: 72h]
   HOOKPOST_ALLOW_TARGETS     private ranges that may be targets, such as 10.1.0.0/16
+  HOOKPOST_REQUIRE_HTTPS     true: no plain http, except in those ranges [default: false]
+  HOOKPOST_REFUSED_PORTS     ports that are never a target [default: mail, Redis, memcached ...; see `hookpost config`]
   HOOKPOST_LOG               level or filter, such as info,hookpost=debug [default: info]
   HOOKPOST_LOG_FORMAT        pretty or json [default: pretty]
 

@@ -53,6 +53,10 @@ pub struct Config {
     pub retention: Duration,
     /// Private ranges that are allowed as targets all the same.
     pub allow_targets: Vec<IpNet>,
+    /// Whether targets outside of those ranges must be `https`.
+    pub require_https: bool,
+    /// Ports that are never a target.
+    pub refused_ports: Vec<u16>,
     /// Name servers that are asked for targets; none means the system's.
     pub dns_servers: Vec<SocketAddr>,
     /// Development mode: loopback targets allowed, no authentication asked for.

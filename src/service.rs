@@ -62,7 +62,10 @@ impl Service {
             }
             None => Arc::new(NoCache::default()),
         };
-        let policy = Arc::new(TargetPolicy::new(config.allow_targets.clone()));
+        let policy = TargetPolicy::new(config.allow_targets.clone())
+            .requiring_https(config.require_https)
+            .refusing_ports(config.refused_ports.clone());
+        let policy = Arc::new(policy);
         let metrics = Arc::new(Metrics::default());
         let parts = Parts {
             store: store.clone(),

@@ -10,6 +10,7 @@ mod event_type;
 mod events;
 mod explain;
 mod explained;
+mod framing;
 mod health;
 mod idempotency;
 mod ingest;

@@ -127,7 +127,7 @@ impl Client {
     /// Sends the request and reads the answer into `answer`, which holds what has come when this fails or is cut off.
     async fn exchange(&self, request: AttemptRequest<'_>, now: Instant, answer: &mut Answer) -> Result<(), Failure> {
         let endpoint = request.target.0.as_ref().map_err(Clone::clone)?;
-        self.policy.check_literal(endpoint)?;
+        self.policy.check_endpoint(endpoint)?;
         let mut connection = match self.reuse(endpoint, now) {
             Some(connection) => connection,
             None => self.connector.connect(endpoint).await?,

@@ -2,6 +2,7 @@
 
 mod announcements;
 mod app;
+mod attacks;
 mod bad_input;
 mod crash;
 mod cross_process;
@@ -9,6 +10,7 @@ mod delivery;
 mod events;
 mod isolation;
 mod order;
+mod process;
 mod receiver;
 mod restart;
 mod seed;
