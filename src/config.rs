@@ -5,6 +5,7 @@
 
 mod error;
 mod flags;
+pub(crate) mod fuzz;
 mod keys;
 mod layers;
 mod mask;
@@ -129,7 +130,7 @@ fn environment() -> Result<BTreeMap<String, String>, ConfigError> {
         .filter_map(|(name, value)| name.into_string().ok().filter(|name| keys::concerns_us(name)).map(|n| (n, value)))
         .map(|(name, value)| match value.into_string() {
             Ok(value) => Ok((name, value)),
-            Err(_) => Err(ConfigError::NotText { name }),
+            Err(_) => Err(ConfigError::NotText { name: error::variable(&name) }),
         })
         .collect()
 }

@@ -10,7 +10,7 @@ use secrecy::ExposeSecret;
 use serde::Serialize;
 use toml::{Table, Value};
 
-use super::error::Found;
+use super::error::{self, Found};
 use super::keys::{self, Key};
 use super::{Config, ConfigError, Flags, mask, nearest, parse};
 use crate::delivery::RetrySchedule;
@@ -142,7 +142,7 @@ impl Layers {
                 None => {
                     let known: Vec<_> = keys::environment_names().collect();
                     let suggestion = nearest::suggestion(name, &known);
-                    return Err(ConfigError::UnknownVariable { name: name.clone(), suggestion });
+                    return Err(ConfigError::UnknownVariable { name: error::variable(name), suggestion });
                 }
             }
         }

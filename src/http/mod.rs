@@ -11,6 +11,7 @@ mod events;
 mod explain;
 mod explained;
 mod framing;
+pub(crate) mod fuzz;
 mod health;
 mod idempotency;
 mod ingest;

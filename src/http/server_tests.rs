@@ -97,6 +97,31 @@ async fn a_head_that_does_not_come_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_slow_loris_is_cut_off_at_the_deadline_however_it_drips() {
+    let brief = Duration::from_millis(50);
+    let server = Server::start(ServerLimits { header_timeout: brief, idle_timeout: brief, ..PATIENT }, LONG).await;
+    // Over HTTP/2, a head that goes on in further frames.
+    let mut unfinished = http_2_request(&[]);
+    unfinished.truncate(24 + 9 + 9);
+    for (begun, drop) in [
+        (b"POST / HTTP/1.1\r\nx-slow: ".to_vec(), b"a".as_slice()),
+        (format!("{GET}POST / HTTP/1.1\r\n").into_bytes(), b"x: y\r\n"),
+        (unfinished, b"\0"),
+    ] {
+        let (mut reading, mut writing) = TcpStream::connect(server.addr).await.unwrap().into_split();
+        writing.write_all(&begun).await.unwrap();
+        let dripping = tokio::spawn(async move {
+            let mut tick = tokio::time::interval(Duration::from_millis(1));
+            while writing.write_all(drop).await.is_ok() {
+                tick.tick().await;
+            }
+        });
+        let _ = reading.read_to_end(&mut Vec::new()).await;
+        dripping.await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_request_that_is_worked_on_is_not_idle() {
     let brief = Duration::from_millis(20);
     let server = Server::start(ServerLimits { header_timeout: brief, idle_timeout: brief, ..PATIENT }, LONG).await;
