@@ -66,26 +66,32 @@ impl TargetPolicy {
             None if is_local_name(host) && self.loopback().is_empty() => return Err(local_name_refused(host)),
             None => {}
         }
-        // A name may lead into an opened range, where plain HTTP is accepted: then its answers decide.
-        let may_be_plain = match endpoint.literal {
-            Some(address) => self.is_opened(address),
-            None => !self.allowed.is_empty(),
-        };
-        if endpoint.tls || !self.require_https || may_be_plain { Ok(()) } else { Err(plain_refused(host)) }
+        self.check_scheme(
+            endpoint,
+            match endpoint.literal {
+                Some(address) => self.is_opened(address),
+                // A name may lead into an opened range: then its answers decide.
+                None => !self.allowed.is_empty(),
+            },
+        )
     }
 
     /// Refuses an answer of the resolver that holds any address that is not allowed. Picking the good ones would let
     /// a name pass that also points inside. The error does not tell what the name resolves to.
     pub(super) fn check_answer(&self, endpoint: &Endpoint, addresses: &[IpAddr]) -> Result<(), TargetRefused> {
-        let host = endpoint.host();
         if !addresses.iter().all(|address| self.check_address(*address).is_ok()) {
             return Err(TargetRefused(format!(
-                "the name {host} resolves to an address that is not on the public internet; an operator allows ranges by \
-                 name with HOOKPOST_ALLOW_TARGETS"
+                "the name {} resolves to an address that is not on the public internet; an operator allows ranges by name \
+                 with HOOKPOST_ALLOW_TARGETS",
+                endpoint.host()
             )));
         }
-        let may_be_plain = addresses.iter().all(|address| self.is_opened(*address));
-        if endpoint.tls || !self.require_https || may_be_plain { Ok(()) } else { Err(plain_refused(host)) }
+        self.check_scheme(endpoint, addresses.iter().all(|address| self.is_opened(*address)))
+    }
+
+    fn check_scheme(&self, endpoint: &Endpoint, in_opened_range: bool) -> Result<(), TargetRefused> {
+        let accepted = endpoint.tls || in_opened_range || !self.require_https;
+        if accepted { Ok(()) } else { Err(plain_refused(endpoint.host())) }
     }
 
     /// What the names of this machine resolve to: the loopback addresses that are allowed.
