@@ -56,7 +56,7 @@ doc:
 
 # Advisories come from a repository elsewhere; the other checks need nothing.
 deny:
-	@if cargo deny --version >/dev/null 2>&1; then set -ex; cargo deny --workspace check bans licenses sources; \
+	@if cargo deny --version >/dev/null 2>&1; then set -ex; cargo deny --workspace check --hide-inclusion-graph bans licenses sources; \
 	if cargo deny --workspace fetch db; then cargo deny --workspace check --disable-fetch advisories; \
 	else echo 'SKIPPED: advisories. Their database cannot be fetched from here.'; fi; \
 	else echo 'SKIPPED: dependencies. `cargo install --locked cargo-deny` adds what it needs.'; fi

@@ -58,7 +58,7 @@ impl Process {
     pub async fn post(&self, path: &str, body: Value) -> Value {
         let request = client().request(Method::POST, format!("{}{path}", self.base)).body(body.to_string());
         let answer = send(request).await;
-        assert!(answer.status.is_success(), "{answer:?}");
+        assert!(answer.status.is_success(), "{answer:?} {:#?}", self.log());
         answer.json()
     }
 
