@@ -1,7 +1,7 @@
 # `make` alone says what there is.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check bench fmt clean-data prerequisites gates doc deny
+.PHONY: help run test check bench fuzz fmt clean-data prerequisites gates doc deny
 
 # Where rustup puts cargo, for shells that have not read its profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -24,6 +24,16 @@ bench: prerequisites ## Measure throughput and latency (release build, PostgreSQ
 	cargo build $(LOCKED) --release --workspace
 	@tests/with-services.sh target/release/hookpost-bench $(ARGS)
 
+# libFuzzer wants unstable flags of the compiler, which RUSTC_BOOTSTRAP lets the stable one take. What a run finds goes to
+# fuzz/target/found; fuzz/corpus is written by hand.
+fuzz: TARGET ?= target_url
+fuzz: SECONDS ?= 60
+fuzz: ## Fuzz one parser: TARGET is a folder of fuzz/corpus (default target_url), SECONDS how long (default 60)
+	@if cargo fuzz --version >/dev/null 2>&1; then set -ex; mkdir -p fuzz/target/found/$(TARGET); \
+	RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none $(TARGET) fuzz/target/found/$(TARGET) fuzz/corpus/$(TARGET) \
+	-- -max_total_time=$(SECONDS) -max_len=8192 -timeout=10; \
+	else echo 'SKIPPED: fuzzing. `cargo install --locked cargo-fuzz` adds what it needs (and a C++ compiler).'; fi
+
 fmt: ## Format the code
 	cargo fmt --all
 
@@ -44,6 +54,9 @@ gates:
 doc:
 	RUSTDOCFLAGS='-D warnings' cargo doc $(LOCKED) --workspace --no-deps
 
+# Advisories come from a repository elsewhere; the other checks need nothing.
 deny:
-	@if cargo deny --version >/dev/null 2>&1; then set -x; cargo deny --workspace check; \
+	@if cargo deny --version >/dev/null 2>&1; then set -ex; cargo deny --workspace check --hide-inclusion-graph bans licenses sources; \
+	if cargo deny --workspace fetch db; then cargo deny --workspace check --disable-fetch advisories; \
+	else echo 'SKIPPED: advisories. Their database cannot be fetched from here.'; fi; \
 	else echo 'SKIPPED: dependencies. `cargo install --locked cargo-deny` adds what it needs.'; fi

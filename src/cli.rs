@@ -44,6 +44,8 @@ Environment, under the flags and over the file:
   HOOKPOST_MASTER_KEY        what secrets are encrypted with; several for a replacement: the first encrypts
   HOOKPOST_MASTER_KEY_FILE   a file with them, one a line, instead
   HOOKPOST_ALLOW_TARGETS     private ranges that may be targets, such as 10.1.0.0/16
+  HOOKPOST_REQUIRE_HTTPS     true: no plain http, except in those ranges [default: false]
+  HOOKPOST_REFUSED_PORTS     ports that are never a target [default: mail, Redis, memcached ...; see `hookpost config`]
   HOOKPOST_LOG               level or filter, such as info,hookpost=debug [default: info]
   HOOKPOST_LOG_FORMAT        pretty or json [default: pretty]
 

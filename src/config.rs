@@ -5,6 +5,7 @@
 
 mod error;
 mod flags;
+pub(crate) mod fuzz;
 mod keys;
 mod layers;
 mod mask;
@@ -55,6 +56,10 @@ pub struct Config {
     pub retention: Duration,
     /// Private ranges that are allowed as targets all the same.
     pub allow_targets: Vec<IpNet>,
+    /// Whether targets outside of those ranges must be `https`.
+    pub require_https: bool,
+    /// Ports that are never a target.
+    pub refused_ports: Vec<u16>,
     /// Name servers that are asked for targets; none means the system's.
     pub dns_servers: Vec<SocketAddr>,
     /// What secrets are sealed under: the first seals, all of them open. [`Config::load`] fills in those of the file.
@@ -135,7 +140,7 @@ fn environment() -> Result<BTreeMap<String, String>, ConfigError> {
         .filter_map(|(name, value)| name.into_string().ok().filter(|name| keys::concerns_us(name)).map(|n| (n, value)))
         .map(|(name, value)| match value.into_string() {
             Ok(value) => Ok((name, value)),
-            Err(_) => Err(ConfigError::NotText { name }),
+            Err(_) => Err(ConfigError::NotText { name: error::variable(&name) }),
         })
         .collect()
 }

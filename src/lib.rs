@@ -10,6 +10,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod delivery;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod http;
 pub mod listen;
 pub mod metrics;

@@ -71,7 +71,10 @@ impl Service {
         // Before anything is sealed: the store has to know under which key.
         vault::admit(&vault, &*store).await?;
         let cache = open_cache(&config, &*store).await?;
-        let policy = Arc::new(TargetPolicy::new(config.allow_targets.clone()));
+        let policy = TargetPolicy::new(config.allow_targets.clone())
+            .requiring_https(config.require_https)
+            .refusing_ports(config.refused_ports.clone());
+        let policy = Arc::new(policy);
         let metrics = Arc::new(Metrics::default());
         let parts = Parts {
             store: store.clone(),

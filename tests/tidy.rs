@@ -231,6 +231,17 @@ fn no_text_names_a_setting_that_is_not_there() {
 }
 
 #[test]
+fn the_tests_that_security_md_names_are_there() {
+    let code: String = rust_files(&["src", "tests"]).iter().map(|path| read(path)).collect();
+    let text = read(&root().join("SECURITY.md"));
+    let table = text.lines().skip_while(|line| *line != "## Held by tests").filter(|line| line.starts_with('|'));
+    // Between backquotes: modules, which have colons, and names of tests.
+    let names = table.flat_map(|row| row.split('`').skip(1).step_by(2)).filter(|name| !name.contains("::"));
+    let missing: Vec<_> = names.filter(|name| !code.contains(&format!("fn {name}("))).map(str::to_owned).collect();
+    none("A row of SECURITY.md names the test that holds it.", missing);
+}
+
+#[test]
 fn words_are_found_on_their_own_only() {
     assert!(has_word("use tokio::time;", "tokio") && has_word("a.await?", "await"));
     assert!(!has_word("tokio_postgres", "tokio") && !has_word("random", "rand") && !has_word("operand", "rand"));

@@ -100,6 +100,11 @@ impl Found {
     }
 }
 
+/// A variable's name, which whoever made the environment chose: on one line, and cut likewise.
+pub(super) fn variable(name: &str) -> String {
+    name.chars().take(SHOWN_CHARS).flat_map(char::escape_debug).collect()
+}
+
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

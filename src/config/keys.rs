@@ -38,6 +38,9 @@ pub(super) static ALLOW_TARGETS: Key = key(
     "HOOKPOST_ALLOW_TARGETS",
     "at most 64 ranges or addresses separated by commas, such as 10.1.0.0/16,192.168.7.7",
 );
+pub(super) static REQUIRE_HTTPS: Key = key("require_https", "HOOKPOST_REQUIRE_HTTPS", "true or false");
+pub(super) static REFUSED_PORTS: Key =
+    key("refused_ports", "HOOKPOST_REFUSED_PORTS", "at most 256 ports separated by commas, such as 25,6379, or none");
 pub(super) static DNS_SERVERS: Key = key(
     "dns_servers",
     "HOOKPOST_DNS_SERVERS",
@@ -58,7 +61,7 @@ pub(super) static LOG: Key =
 pub(super) static LOG_FORMAT: Key = key("log_format", "HOOKPOST_LOG_FORMAT", "pretty or json");
 
 /// All of them, in the order in which they are shown.
-pub(super) static ALL: [&Key; 14] = [
+pub(super) static ALL: [&Key; 16] = [
     &LISTEN,
     &AUTH,
     &DATABASE_URL,
@@ -68,6 +71,8 @@ pub(super) static ALL: [&Key; 14] = [
     &ATTEMPT_TIMEOUT,
     &RETENTION,
     &ALLOW_TARGETS,
+    &REQUIRE_HTTPS,
+    &REFUSED_PORTS,
     &DNS_SERVERS,
     &MASTER_KEY,
     &MASTER_KEY_FILE,

@@ -10,7 +10,7 @@ use secrecy::ExposeSecret;
 use serde::Serialize;
 use toml::{Table, Value};
 
-use super::error::Found;
+use super::error::{self, Found};
 use super::keys::{self, Key};
 use super::{Config, ConfigError, Flags, mask, nearest, parse};
 use crate::delivery::RetrySchedule;
@@ -142,7 +142,7 @@ impl Layers {
                 None => {
                     let known: Vec<_> = keys::environment_names().collect();
                     let suggestion = nearest::suggestion(name, &known);
-                    return Err(ConfigError::UnknownVariable { name: name.clone(), suggestion });
+                    return Err(ConfigError::UnknownVariable { name: error::variable(name), suggestion });
                 }
             }
         }
@@ -174,6 +174,8 @@ impl Layers {
             attempt_timeout: self.read(&keys::ATTEMPT_TIMEOUT, parse::attempt_timeout)?,
             retention: self.read(&keys::RETENTION, parse::retention)?,
             allow_targets: with_dev(self.read(&keys::ALLOW_TARGETS, parse::allow_targets)?, dev),
+            require_https: self.read(&keys::REQUIRE_HTTPS, parse::require_https)?,
+            refused_ports: self.read(&keys::REFUSED_PORTS, parse::refused_ports)?,
             dns_servers: self.read(&keys::DNS_SERVERS, parse::dns_servers)?,
             master_keys: self.read(&keys::MASTER_KEY, parse::master_keys)?,
             master_key_file: self.read(&keys::MASTER_KEY_FILE, parse::master_key_file)?,
@@ -249,12 +251,19 @@ fn total(schedule: &RetrySchedule) -> Duration {
 /// A value of the file as it would be written in the environment; `None` for what no setting is.
 fn text_of(value: &Value) -> Option<String> {
     match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Integer(number) => Some(number.to_string()),
         Value::Array(items) => {
-            let items: Option<Vec<_>> = items.iter().map(|item| item.as_str().map(str::to_owned)).collect();
+            let items: Option<Vec<_>> = items.iter().map(text_of_scalar).collect();
             items.map(|items| items.join(","))
         }
+        scalar => text_of_scalar(scalar),
+    }
+}
+
+fn text_of_scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Integer(number) => Some(number.to_string()),
+        Value::Boolean(answer) => Some(answer.to_string()),
         _ => None,
     }
 }

@@ -27,6 +27,8 @@ pub(super) const MAX_DNS_SERVERS: usize = 3;
 /// Most master keys: a replacement leaves two, and more than a few are a mistake.
 pub(super) const MAX_MASTER_KEYS: usize = 16;
 const DNS_PORT: u16 = 53;
+/// Most refused ports: each is compared at every attempt.
+pub(super) const MAX_REFUSED_PORTS: usize = 256;
 
 type Parsed<T> = Result<T, String>;
 
@@ -112,6 +114,23 @@ fn network(text: &str) -> Parsed<IpNet> {
         whole if whole == network => Ok(network),
         whole => Err(format!("{text:?} names one address of a range; write {whole} or {}", network.addr())),
     }
+}
+
+pub(super) fn require_https(text: &str) -> Parsed<bool> {
+    text.parse().map_err(|_| "it is neither".to_owned())
+}
+
+pub(super) fn refused_ports(text: &str) -> Parsed<Vec<u16>> {
+    let ports: Vec<_> = text.split(',').map(str::trim).filter(|port| !port.is_empty()).collect();
+    match ports.as_slice() {
+        ["none"] => Ok(Vec::new()),
+        ports if ports.len() > MAX_REFUSED_PORTS => Err(format!("there are {} of them", ports.len())),
+        ports => ports.iter().map(|text| port(text)).collect(),
+    }
+}
+
+fn port(text: &str) -> Parsed<u16> {
+    text.parse().ok().filter(|port| *port > 0).ok_or_else(|| format!("{text:?} is not a port from 1 to 65535"))
 }
 
 pub(super) fn dns_servers(text: &str) -> Parsed<Vec<SocketAddr>> {

@@ -142,6 +142,29 @@ fn name_servers_are_at_port_53_unless_another_is_named() {
 }
 
 #[test]
+fn https_is_required_when_somebody_says_so() {
+    let required = |text: &str| with_env(&[("HOOKPOST_REQUIRE_HTTPS", text)]).map(|found| found.config.require_https);
+    assert_eq!((required(""), required("false"), required("true")), (Ok(false), Ok(false), Ok(true)));
+    assert!(required("yes").is_err() && required("1").is_err());
+    assert!(with_file("require_https = true").expect("a configuration").config.require_https);
+}
+
+#[test]
+fn the_ports_of_mail_redis_and_memcached_are_refused_unless_a_list_says_otherwise() {
+    let ports = |text: &str| with_env(&[("HOOKPOST_REFUSED_PORTS", text)]).map(|found| found.config.refused_ports);
+    let default = ports("").expect("defaults");
+    assert!([25, 587, 6379, 11211].iter().all(|port| default.contains(port)), "{default:?}");
+    assert!(![80, 443, 8000, 8080, 8443, 9000].iter().any(|port| default.contains(port)), "{default:?}");
+    assert_eq!((ports("none"), ports("25, 6379")), (Ok(Vec::new()), Ok(vec![25, 6379])));
+    assert_eq!(with_file("refused_ports = [25, '26']").expect("a configuration").config.refused_ports, [25, 26]);
+    for wrong in ["0", "65536", "25,none", "-1", "smtp", &vec!["25"; 257].join(",")] {
+        let text = refusal(with_env(&[("HOOKPOST_REFUSED_PORTS", wrong)]));
+        assert!(text.contains("at most 256 ports separated by commas"), "{text}");
+    }
+    assert!(refusal(with_file("refused_ports = [[25]]")).contains("refused_ports"));
+}
+
+#[test]
 fn a_range_that_opens_more_than_it_names_is_refused() {
     let text = refusal(with_env(&[("HOOKPOST_ALLOW_TARGETS", "10.1.2.3/8")]));
     assert!(text.contains("write 10.0.0.0/8 or 10.1.2.3"), "{text}");

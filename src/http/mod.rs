@@ -10,6 +10,8 @@ mod event_type;
 mod events;
 mod explain;
 mod explained;
+mod framing;
+pub(crate) mod fuzz;
 mod health;
 mod idempotency;
 mod ingest;

@@ -7,6 +7,7 @@ pub(super) enum Kind {
     InvalidField,
     InvalidParameter,
     BodyNotRead,
+    AmbiguousLength,
     SignatureMissing,
     SignatureWrong,
     ForeignOrigin,
@@ -35,11 +36,12 @@ pub(super) enum Kind {
 
 impl Kind {
     /// All of them, for the documentation.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::InvalidJson,
         Self::InvalidField,
         Self::InvalidParameter,
         Self::BodyNotRead,
+        Self::AmbiguousLength,
         Self::SignatureMissing,
         Self::SignatureWrong,
         Self::ForeignOrigin,
@@ -73,6 +75,7 @@ impl Kind {
             Self::InvalidField => ("invalid-field", 400, "A field of the body is not as expected"),
             Self::InvalidParameter => ("invalid-parameter", 400, "A header or query parameter is not as expected"),
             Self::BodyNotRead => ("body-not-read", 400, "The body ended before its announced end"),
+            Self::AmbiguousLength => ("ambiguous-length", 400, "The request names its length twice"),
             Self::SignatureMissing => ("signature-missing", 401, "The signature is missing"),
             Self::SignatureWrong => ("signature-wrong", 401, "The signature does not match"),
             Self::ForeignOrigin => ("foreign-origin", 403, "Pages of other origins may not change anything here"),
@@ -111,6 +114,9 @@ impl Kind {
             Self::InvalidField => "Correct the fields listed under `errors`; each says what was found and expected.",
             Self::InvalidParameter => "Correct the headers or query parameters listed under `errors`.",
             Self::BodyNotRead => "Send as many bytes as Content-Length says, or end the last chunk. Then try again.",
+            Self::AmbiguousLength => {
+                "Send one Content-Length, or Transfer-Encoding: chunked, not both. A proxy that adds the other must not."
+            }
             Self::SignatureMissing => {
                 "The subscription has a secret. Send X-Hub-Signature-256: sha256=<hex of HMAC-SHA256 over the body, \
                  keyed with the secret>."

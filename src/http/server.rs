@@ -22,7 +22,9 @@ use tokio::time::{sleep, timeout};
 use warp::http::{HeaderValue, Request, header};
 use warp::reply::Response;
 
+use super::framing::{Ambiguous, Watched};
 use super::origin;
+use super::problem::{Kind, Problem};
 
 /// The wait after a failed accept, doubled with every further one: file descriptors come back only when requests end.
 const FIRST_ACCEPT_BACKOFF: Duration = Duration::from_millis(10);
@@ -152,8 +154,14 @@ where
         // Without it, an answer that follows another on the same connection waits for the peer's acknowledgement.
         let _ = stream.set_nodelay(true);
         let activity = Arc::new(Activity::default());
+        let ambiguous = Arc::new(Ambiguous::default());
+        let stream = Watched::new(stream, ambiguous.clone());
         let (service, peer, counted) = (self.service, self.peer, activity.clone());
-        let service = service_fn(move |request| counted.clone().count(answer(&service, peer, request)));
+        let service = service_fn(move |request| {
+            let (number, end) = counted.clone().begin();
+            let refused = length_refused(&request, ambiguous.is(number)).or_else(|| origin::refuse(&request));
+            end.after(answer(&service, peer, request, refused))
+        });
         let connection = self.http.serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(watcher.watch(connection));
         // The first wait is shorter: before hyper knows the protocol it has no timer of its own running.
@@ -173,14 +181,14 @@ fn answer<S>(
     service: &S,
     peer: SocketAddr,
     mut request: Request<Incoming>,
+    refused: Option<Problem>,
 ) -> impl Future<Output = Result<Response, Infallible>> + use<S>
 where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
 {
-    // hyper drops the Content-Length of a chunked request before we see it. A proxy that believed it instead would take
-    // what follows for a request of its own (smuggling), so nothing may follow.
+    // A proxy that does not read the chunks as we do would take what follows for another request, so nothing may follow.
     let last = request.headers().contains_key(header::TRANSFER_ENCODING);
-    let answer = match origin::refuse(&request) {
+    let answer = match refused {
         Some(problem) => Either::Left(future::ready(Ok(problem.into_response()))),
         None => {
             request.extensions_mut().insert(Peer(peer));
@@ -196,6 +204,16 @@ where
     }
 }
 
+/// Refuses a request that names its length twice, as RFC 9112 (6.3) advises: whoever forwarded it may have believed the
+/// other one. HTTP/2 has lengths of its own, and h2 compares them; two equal ones pass it.
+fn length_refused<B>(request: &Request<B>, ambiguous: bool) -> Option<Problem> {
+    let twice = request.headers().get_all(header::CONTENT_LENGTH).iter().nth(1).is_some();
+    (ambiguous || twice).then(|| {
+        let detail = "the request names its length twice (Content-Length again, or beside Transfer-Encoding)";
+        Problem::new(Kind::AmbiguousLength, detail).close_connection()
+    })
+}
+
 /// Counts a connection's requests.
 #[derive(Default)]
 struct Activity {
@@ -204,13 +222,9 @@ struct Activity {
 }
 
 impl Activity {
-    fn count<T>(self: Arc<Self>, answer: impl Future<Output = T>) -> impl Future<Output = T> {
-        self.begun.fetch_add(1, Ordering::Relaxed);
-        let end = End(self);
-        async move {
-            let _end = end;
-            answer.await
-        }
+    /// The number of the request that begins, 1 for the first, and what counts its end.
+    fn begin(self: Arc<Self>) -> (usize, End) {
+        (self.begun.fetch_add(1, Ordering::Relaxed) + 1, End(self))
     }
 
     fn count_now(&self) -> (usize, usize) {
@@ -224,6 +238,13 @@ impl Activity {
 
 /// Counts the end when it is dropped: a request can also end because its connection did.
 struct End(Arc<Activity>);
+
+impl End {
+    async fn after<T>(self, answer: impl Future<Output = T>) -> T {
+        let _end = self;
+        answer.await
+    }
+}
 
 impl Drop for End {
     fn drop(&mut self) {

@@ -130,7 +130,7 @@ impl Client {
     async fn exchange(&self, request: AttemptRequest<'_>, now: Instant, answer: &mut Answer) -> Result<(), Failure> {
         let keys = request.keys.map_err(|unopened| Failure::Unsigned(unopened.clone()))?;
         let endpoint = request.target.0.as_ref().map_err(Clone::clone)?;
-        self.policy.check_literal(endpoint)?;
+        self.policy.check_endpoint(endpoint)?;
         let mut connection = match self.reuse(endpoint, now) {
             Some(connection) => connection,
             None => self.connector.connect(endpoint).await?,

@@ -30,7 +30,7 @@ impl Connector {
         Self { policy, lookup: Box::new(lookup), tls: Arc::new(tls).into(), timeout }
     }
 
-    /// A connection to the endpoint, whose address, if it is written as one, has been judged already.
+    /// A connection to the endpoint, which has been judged already as it is written.
     pub async fn connect(&self, endpoint: &Endpoint) -> Result<Box<Connection>, Failure> {
         let deadline = Instant::now() + self.timeout;
         let connecting = timeout_at(deadline, self.open(endpoint, deadline));
@@ -41,7 +41,7 @@ impl Connector {
     async fn open(&self, endpoint: &Endpoint, deadline: Instant) -> Result<Stream, Failure> {
         let addresses = match endpoint.literal {
             Some(address) => vec![address],
-            None => resolve(&self.policy, &*self.lookup, endpoint.host())
+            None => resolve(&self.policy, &*self.lookup, endpoint)
                 .await
                 .map_err(|error| Failure::of_resolve(error, endpoint.host()))?,
         };

@@ -5,6 +5,7 @@ pub mod client;
 mod connect;
 mod connection;
 mod failure;
+pub(crate) mod fuzz;
 pub mod guard;
 pub mod options;
 mod pool;

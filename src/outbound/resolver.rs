@@ -12,7 +12,7 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 
 use super::guard::{TargetPolicy, TargetRefused, local_name_refused};
-use super::target::is_local_name;
+use super::target::{Endpoint, is_local_name};
 
 /// Deadline of one lookup, all name servers and repetitions included. Below the connect timeout, so that a failure says
 /// that it was the name.
@@ -49,12 +49,14 @@ pub(super) trait Lookup: Send + Sync + 'static {
     async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError>;
 }
 
-/// The addresses to dial, in their order; the guard has judged all of them.
+/// The addresses to dial for an endpoint's name, in their order; the guard has judged all of them, whether they were
+/// asked for just now or are remembered from before.
 pub(super) async fn resolve(
     policy: &TargetPolicy,
     lookup: &dyn Lookup,
-    name: &str,
+    endpoint: &Endpoint,
 ) -> Result<Vec<IpAddr>, ResolveError> {
+    let name = endpoint.host();
     if is_local_name(name) {
         let addresses = policy.loopback();
         return if addresses.is_empty() { Err(local_name_refused(name).into()) } else { Ok(addresses) };
@@ -64,7 +66,7 @@ pub(super) async fn resolve(
     if addresses.is_empty() {
         return Err(ResolveError::NotFound);
     }
-    policy.check_answer(name, &addresses)?;
+    policy.check_answer(endpoint, &addresses)?;
     addresses.truncate(MAX_ADDRESSES);
     Ok(addresses)
 }
@@ -166,41 +168,49 @@ mod tests {
         Answers(Ok(addresses.iter().map(|address| address.parse().unwrap()).collect()))
     }
 
+    fn at(host: &str) -> Endpoint {
+        Endpoint::parse(&format!("http://{host}/")).unwrap()
+    }
+
     fn loopback_allowed() -> TargetPolicy {
         TargetPolicy::new(vec!["127.0.0.0/8".parse().unwrap()])
     }
 
     #[tokio::test]
     async fn public_answers_are_passed_on() {
-        let found = resolve(&TargetPolicy::default(), &answers(&["9.9.9.9", "2606:4700::1111"]), "example.com").await;
+        let found =
+            resolve(&TargetPolicy::default(), &answers(&["9.9.9.9", "2606:4700::1111"]), &at("example.com")).await;
         assert_eq!(found.unwrap().len(), 2);
     }
 
     #[tokio::test]
     async fn one_private_address_refuses_the_whole_answer() {
         for answer in [&["9.9.9.9", "10.0.0.1"][..], &["::ffff:169.254.169.254"], &["2606:4700::1111", "::1"]] {
-            let found = resolve(&TargetPolicy::default(), &answers(answer), "example.com").await;
+            let found = resolve(&TargetPolicy::default(), &answers(answer), &at("example.com")).await;
             assert!(matches!(found, Err(ResolveError::Refused(_))), "{answer:?}");
         }
     }
 
     #[tokio::test]
     async fn the_name_servers_are_not_asked_for_localhost() {
-        let found = resolve(&loopback_allowed(), &answers(&["9.9.9.9"]), "localhost").await;
+        let found = resolve(&loopback_allowed(), &answers(&["9.9.9.9"]), &at("localhost")).await;
         assert_eq!(found, Ok(vec!["127.0.0.1".parse().unwrap()]));
-        let found = resolve(&TargetPolicy::default(), &answers(&["9.9.9.9"]), "a.localhost").await;
+        let found = resolve(&TargetPolicy::default(), &answers(&["9.9.9.9"]), &at("a.localhost")).await;
         assert!(matches!(found, Err(ResolveError::Refused(_))));
     }
 
     #[tokio::test(start_paused = true)]
     async fn silent_name_servers_are_given_up_on() {
-        let found = resolve(&TargetPolicy::default(), &Silence, "example.com").await;
+        let found = resolve(&TargetPolicy::default(), &Silence, &at("example.com")).await;
         assert_eq!(found, Err(ResolveError::TimedOut));
     }
 
     #[tokio::test]
     async fn an_empty_answer_is_no_address() {
-        assert_eq!(resolve(&TargetPolicy::default(), &answers(&[]), "a.example").await, Err(ResolveError::NotFound));
+        assert_eq!(
+            resolve(&TargetPolicy::default(), &answers(&[]), &at("a.example")).await,
+            Err(ResolveError::NotFound)
+        );
     }
 
     /// Answers questions for an IPv4 address with 192.0.2.7, and all others with nothing.

@@ -15,10 +15,6 @@ use super::guard::TargetRefused;
 /// Longest target URL: what every proxy and server on the way is known to take.
 pub const MAX_TARGET_URL_BYTES: usize = 2048;
 
-/// Ports of line protocols (mail, shells, chat). Their servers skip what they do not understand, so that the lines of a
-/// body would be carried out as commands. Browsers refuse them too.
-const REFUSED_PORTS: [u16; 11] = [0, 21, 22, 23, 25, 110, 143, 465, 587, 993, 6667];
-
 /// Where a subscription's deliveries go, parsed once.
 pub struct Target(pub(super) Result<Endpoint, TargetRefused>);
 
@@ -179,11 +175,8 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
 
 fn check_port(port: &str) -> Result<(), TargetRefused> {
     let number: u16 = port.parse().unwrap_or_default();
-    if number.to_string() != port {
+    if number == 0 || number.to_string() != port {
         return Err(refuse(format!("the port {port:?} is not a number from 1 to 65535")));
-    }
-    if REFUSED_PORTS.contains(&number) {
-        return Err(refuse(format!("port {number} is not used for HTTP and is not allowed as a target")));
     }
     Ok(())
 }
@@ -270,11 +263,8 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_plain_numbers_and_not_those_of_line_protocols() {
-        for port in ["", "0080", "+80", "65536", "80a"] {
-            let _ = refusal(&format!("http://example.com:{port}/"));
-        }
-        for port in REFUSED_PORTS {
+    fn ports_are_plain_numbers() {
+        for port in ["", "0", "0080", "+80", "65536", "80a"] {
             let _ = refusal(&format!("http://example.com:{port}/"));
             let _ = refusal(&format!("http://[2606:4700::1111]:{port}/"));
         }

@@ -166,6 +166,8 @@ impl Builder {
             attempt_timeout: Duration::from_secs(5),
             retention: Duration::from_secs(72 * 3600),
             allow_targets: vec!["127.0.0.0/8".parse().expect("a network")],
+            require_https: false,
+            refused_ports: Vec::new(),
             dns_servers: Vec::new(),
             master_keys: vec![test_key(1)],
             master_key_file: None,
@@ -220,8 +222,19 @@ impl Builder {
         }
     }
 
-    pub fn deny_private_targets(mut self) -> Self {
-        self.config.allow_targets.clear();
+    pub fn deny_private_targets(self) -> Self {
+        self.allow_targets(&[])
+    }
+
+    /// These ranges, and no other private ones.
+    pub fn allow_targets(mut self, ranges: &[&str]) -> Self {
+        self.config.allow_targets = ranges.iter().map(|range| range.parse().expect("a range")).collect();
+        self
+    }
+
+    /// Changes what has no method of its own.
+    pub fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
         self
     }
 
@@ -269,6 +282,11 @@ impl App {
 
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.service.local_addr())
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> std::net::SocketAddr {
+        self.service.local_addr()
     }
 
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {

@@ -2,6 +2,7 @@
 
 mod announcements;
 mod app;
+mod attacks;
 mod bad_input;
 mod crash;
 mod cross_process;
@@ -10,6 +11,7 @@ mod events;
 mod isolation;
 mod master_keys;
 mod order;
+mod process;
 mod receiver;
 mod restart;
 mod secrecy;

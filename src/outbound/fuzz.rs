@@ -1,0 +1,209 @@
+//! What must hold of target URLs, custom headers and signatures. The rules are stated a second time, in other words than
+//! those of the code that keeps them.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use secrecy::SecretString;
+use url::Url;
+
+use super::guard::TargetPolicy;
+use super::options::{MAX_HEADER_BYTES, MAX_HEADERS, RequestOptions};
+use super::signing::{Message, SigningKeys, Verifier, seconds};
+use super::target::Endpoint;
+use crate::delivery::{DeliveryId, Timestamp};
+
+/// A URL that is accepted is dialled where it says, and nowhere private; one that is refused says so in a line that holds no
+/// credentials.
+pub fn target_url(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let judged = TargetPolicy::default().check_url(text);
+    let parsed = Endpoint::parse(text);
+    if let Err(refused) = &judged {
+        let said = refused.to_string();
+        assert!(!said.contains(char::is_control), "more than a line: {said:?}");
+        if let Some(credentials) = credentials(text) {
+            assert!(!said.contains(credentials), "{credentials:?} is in {said:?}");
+        }
+        return;
+    }
+    let endpoint = parsed.expect("what the guard accepts is well spelled");
+    assert_eq!(judged.as_deref(), Ok(text), "it is stored as it was given");
+    let (scheme, rest) = text.split_once("://").expect("absolute");
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let (host, port) = split_port(authority);
+    assert!(host.is_ascii() && !host.contains(['@', '\\', '#', '%', ' ']) && !host.ends_with('.'), "{host:?}");
+    assert_eq!(endpoint.tls, scheme.eq_ignore_ascii_case("https"));
+    let default = if endpoint.tls { 443 } else { 80 };
+    assert_eq!(endpoint.port, port.map_or(default, |port| port.parse().expect("a number")));
+
+    // The host that was written is the one that is dialled, asked for in `host`, and that another parser finds.
+    let written: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+    assert_eq!(endpoint.literal, written, "{host:?} is dialled as {:?}", endpoint.literal);
+    match written {
+        Some(address) => assert!(is_public(address), "{address} is private"),
+        None => {
+            assert!(endpoint.host().eq_ignore_ascii_case(host), "{host:?} is looked up as {:?}", endpoint.host());
+            assert!(!looks_like_a_number(host) && !host.to_ascii_lowercase().ends_with("localhost"), "{host:?}");
+        }
+    }
+    assert_eq!(Url::parse(text).ok().as_ref().and_then(Url::host_str), Some(endpoint.host()));
+    let asked = endpoint.host_header.to_str().expect("ASCII");
+    assert_eq!(split_port(asked).0, endpoint.host());
+
+    let sent = endpoint.uri.to_string();
+    assert!(sent.starts_with('/') && sent.bytes().all(|byte| byte.is_ascii_graphic()), "{sent:?}");
+}
+
+fn split_port(authority: &str) -> (&str, Option<&str>) {
+    let end = authority.rfind(']').unwrap_or(0);
+    match authority[end..].rfind(':') {
+        Some(colon) => (&authority[..end + colon], Some(&authority[end + colon + 1..])),
+        None => (authority, None),
+    }
+}
+
+/// What stands before an `@`, when it is long enough not to be found elsewhere by chance.
+fn credentials(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("://")?;
+    let (credentials, _) = rest.split(['/', '?', '#', '\\']).next()?.rsplit_once('@')?;
+    (credentials.len() > 6).then_some(credentials)
+}
+
+/// What the C library and browsers take for an IPv4 address: the last label is a number in base 8, 10 or 16.
+fn looks_like_a_number(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+    let hex = last.strip_prefix("0x").is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    hex || (!last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_public_v4(address),
+        IpAddr::V6(address) => {
+            let [first, second, ..] = address.segments();
+            let behind_nat64 = (first, second) == (0x64, 0xff9b);
+            match address.to_ipv4_mapped() {
+                Some(mapped) => is_public_v4(mapped),
+                None if behind_nat64 => is_public_v4(last_four(address)),
+                None => {
+                    first & 0xe000 == 0x2000 && first != 0x2002 && first != 0x3ffe && !is_special_2001(first, second)
+                }
+            }
+        }
+    }
+}
+
+fn is_special_2001(first: u16, second: u16) -> bool {
+    first == 0x2001 && (second < 0x200 || second == 0xdb8)
+}
+
+fn last_four(address: Ipv6Addr) -> Ipv4Addr {
+    let [.., a, b, c, d] = address.octets();
+    Ipv4Addr::new(a, b, c, d)
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    let shared = a == 100 && (64..128).contains(&b);
+    let tests = (a, b & 0xfe) == (198, 18) || (a, b, c) == (192, 0, 0);
+    let named = address.is_private() || address.is_loopback() || address.is_link_local() || address.is_documentation();
+    !named && !shared && !tests && a != 0 && a < 224
+}
+
+/// Headers that are accepted are as many lines of a request's head as there are headers, and none that Hookpost sets.
+/// Entries are divided by `|`, a name from its value by `=`.
+pub fn request_headers(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let asked: BTreeMap<String, String> = text
+        .split('|')
+        .filter_map(|entry| entry.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let options = match RequestOptions::new(None, &asked) {
+        Ok(options) => options,
+        Err(errors) => {
+            let values = asked.values().filter(|value| value.len() > 6);
+            let said: String = errors.into_iter().map(|(_, found, expected)| found + &expected).collect();
+            values.for_each(|value| assert!(!said.contains(value.as_str()), "{value:?} is in {said:?}"));
+            return;
+        }
+    };
+    let head: String = options
+        .headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {}\r\n", value.to_str().expect("what is accepted is ASCII")))
+        .collect();
+    assert!(options.headers.len() == asked.len() && asked.len() <= MAX_HEADERS);
+    assert!(head.len() <= MAX_HEADER_BYTES + 4 * MAX_HEADERS);
+    assert!(head.bytes().all(|byte| byte == b'\t' || (b' '..=b'~').contains(&byte) || b"\r\n".contains(&byte)));
+    assert_eq!(head.split("\r\n").count(), asked.len() + 1, "{head:?}");
+    for line in head.lines() {
+        let (name, value) = line.split_once(": ").expect("a name and a value");
+        assert!(asked.iter().any(|(asked, wanted)| asked.eq_ignore_ascii_case(name) && wanted == value), "{line:?}");
+        let ours = ["webhook-", "x-hub-signature", "x-hookpost-", "proxy-"];
+        let framing = [
+            "host",
+            "content-length",
+            "transfer-encoding",
+            "connection",
+            "te",
+            "upgrade",
+            "expect",
+            "trailer",
+            "x-event-type",
+        ];
+        assert!(!framing.contains(&name) && !ours.iter().any(|prefix| name.starts_with(prefix)), "{line:?}");
+    }
+}
+
+/// A signature is right for one key, one body, one id and one time. The first line is the key, the second what a stranger
+/// sends as signature, the rest the body.
+pub fn signature(data: &[u8]) {
+    let mut lines = data.splitn(3, |byte| *byte == b'\n');
+    let mut line = || lines.next().unwrap_or_default();
+    let (key, claimed, body) = (String::from_utf8_lossy(line()), String::from_utf8_lossy(line()), line());
+    let secret = SecretString::from(key.as_ref());
+    let (keys, verifier) = (SigningKeys::of_secret(&secret), Verifier::new(Some(&secret), None));
+    let hub = keys.hub_signature(body).expect("there is a secret");
+    let (id, at) = (DeliveryId::MIN, Timestamp(1_700_000_000_000));
+    let webhook = keys.webhook_signature(id, at, body);
+    let (id, time) = (id.to_string(), seconds(at).to_string());
+    let verify_hub = |body: &[u8], signature: &str| {
+        let right = keys.verify_hub_signature(body, signature, at);
+        assert_eq!(verifier.verify_hub_signature(body, signature), right, "who sends and who receives agree");
+        right
+    };
+    let verify = |body: &[u8], signature: &str, timestamp: &str| {
+        let message = Message { id: &id, timestamp, body };
+        verifier.verify(&message, signature, at, Duration::from_secs(300)).is_ok()
+    };
+    assert!(verify_hub(body, &hub) && verify(body, &webhook, &time));
+
+    for changed in changes(body) {
+        assert!(!verify_hub(&changed, &hub) && !verify(&changed, &webhook, &time));
+    }
+    assert!(!verify(body, &webhook, "1700000001") && !verify(body, &webhook, ""));
+
+    // A stranger's is right only if it spells the same code.
+    let same_code =
+        claimed.strip_prefix("sha256=").is_some_and(|hex| hex.eq_ignore_ascii_case(&hub["sha256=".len()..]));
+    assert_eq!(verify_hub(body, &claimed), same_code, "{claimed:?}");
+    let code = |signature: &str| signature.strip_prefix("v1,").and_then(|text| BASE64.decode(text).ok());
+    let among = claimed.split(' ').any(|one| code(one).is_some() && code(one) == code(&webhook));
+    assert!(!verify(body, &claimed, &time) || among, "{claimed:?}");
+    let _ = verify(body, &claimed, &claimed);
+}
+
+/// Bodies that differ from this one in a bit, a byte more, a byte less.
+fn changes(body: &[u8]) -> Vec<Vec<u8>> {
+    let mut changes = vec![[body, b"\0"].concat(), [b" ", body].concat()];
+    if let Some((last, rest)) = body.split_last() {
+        changes.push(rest.to_vec());
+        changes.push([rest, &[last ^ 1]].concat());
+    }
+    changes
+}
