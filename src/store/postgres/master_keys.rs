@@ -56,7 +56,7 @@ impl PostgresStore {
              ) RETURNING id";
         // Looks at every subscription, which may take longer than a query of the pool may.
         let session = self.maintenance().await?;
-        let deletion = session.client.query(SQL, &[&keep]);
+        let deletion = async { session.client.query(SQL, &[&keep]).await };
         let deleted = within(MAINTENANCE_DEADLINE, "forgetting master keys", deletion).await?;
         deleted.iter().map(|row| rows::get(row, "id")).collect()
     }
