@@ -15,7 +15,7 @@ use hookpost::store::{PostgresStore, SqliteStore, Store};
 use hookpost::vault::{MasterKey, Owner, Purpose, Vault};
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::{Value, json};
+use serde_json::json;
 use sha2::Sha256;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};

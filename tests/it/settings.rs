@@ -98,7 +98,7 @@ fn settings() -> Value {
 /// The settings of a subscription as it is shown.
 async fn shown(app: &App, path: &str) -> Value {
     let mut shown = app.get(path).await.expect(200);
-    let others = ["id", "tenant", "target_url", "event_type", "signed", "disabled", "failing_since"];
+    let others = ["id", "tenant", "target_url", "event_type", "signed", "ed25519", "disabled", "failing_since"];
     for other in others.into_iter().chain(["created_at", "updated_at"]) {
         assert!(shown.as_object_mut().expect("an object").remove(other).is_some(), "{other}");
     }

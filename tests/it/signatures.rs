@@ -127,7 +127,7 @@ async fn a_retry_minutes_later_verifies_at_its_own_time() {
 
 async fn secret_rotated_during_retries_both_signatures_verify(backend: Backend) {
     const EVENTS: usize = 20;
-    let app = Builder::new(backend).await.schedule(&["150ms"; 60].join(",")).start().await;
+    let app = Builder::new(backend).await.schedule(&["300ms"; 30].join(",")).start().await;
     let mut receiver = Receiver::always(Script::Status(400)).await;
     let (id, _) = subscribe(&app, &receiver, json!({ "secret": OLD })).await;
     for n in 0..EVENTS {
