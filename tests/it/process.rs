@@ -17,6 +17,8 @@ pub struct Process {
     child: Child,
     pub base: String,
     log: Log,
+    /// Removed after it.
+    _home: Arc<Home>,
 }
 
 /// What it has logged so far.
@@ -52,7 +54,7 @@ impl Process {
         tokio::spawn(log.clone().keep(child.stderr.take().expect("its log")));
         let line = log.first(|line| line.contains("http://127.0.0.1:")).await;
         let line: Value = serde_json::from_str(&line).expect("JSON");
-        Self { child, base: line["url"].as_str().expect("a URL").to_owned(), log }
+        Self { child, base: line["url"].as_str().expect("a URL").to_owned(), log, _home: home.clone() }
     }
 
     pub async fn post(&self, path: &str, body: Value) -> Value {
