@@ -1,6 +1,7 @@
 //! The command line: what can be asked of the binary, and how it answers the shell.
 
 mod healthcheck;
+mod keys;
 mod serve;
 mod show;
 
@@ -22,7 +23,9 @@ Start, in two terminals (nothing else is needed):
   hookpost listen          a receiver; it prints the two requests that try it all out
 
 In production:
-  DATABASE_URL=postgres://... REDIS_URL=redis://... hookpost serve
+  export DATABASE_URL=postgres://... REDIS_URL=redis://...
+  hookpost keys create --admin     makes the first key, and shows it once
+  hookpost serve
 
 `hookpost config` shows every setting, its value and where it came from; `hookpost serve --help` names them.";
 
@@ -30,16 +33,18 @@ const HELP_SERVE: &str = "\
 Examples:
   hookpost serve --dev                         try it out: embedded store, loopback targets allowed
   hookpost serve --listen 127.0.0.1:9090       another port
+  hookpost keys create --admin                 make the first key, which callers are then asked for
   HOOKPOST_LISTEN=0.0.0.0:8000 HOOKPOST_AUTH=off hookpost serve
-                                               behind something that keeps strangers out
+                                               without keys, behind something that keeps strangers out
 
 Environment, under the flags and over the file:
   HOOKPOST_LISTEN, HOOKPOST_DATA_DIR, DATABASE_URL, REDIS_URL, HOOKPOST_CONFIG   as the flags
-  HOOKPOST_AUTH              off: nobody is asked who they are (API keys come later)
+  HOOKPOST_AUTH              keys, or off: nobody is asked who they are [default: keys; with --dev, off]
   HOOKPOST_RETRY_SCHEDULE    waits between attempts [default: 10s,30s,1m,5m,15m]
   HOOKPOST_ATTEMPT_TIMEOUT   deadline of a whole attempt [default: 10s]
   HOOKPOST_DNS_SERVERS       name servers to ask instead of the system's: 10.0.0.2:53,10.0.0.3:53
   HOOKPOST_RETENTION         how long deliveries and logs are kept [default: 72h]
+  HOOKPOST_MAX_SUBSCRIPTIONS how many a tenant may have [default: 100000]
   HOOKPOST_ALLOW_TARGETS     private ranges that may be targets, such as 10.1.0.0/16
   HOOKPOST_LOG               level or filter, such as info,hookpost=debug [default: info]
   HOOKPOST_LOG_FORMAT        pretty or json [default: pretty]
@@ -76,6 +81,12 @@ enum Command {
     },
     /// Bring the store's schema up to date and stop; `serve` does it too
     Migrate(Flags),
+    /// Make, list and revoke API keys, in the store itself: whether a service runs or not
+    #[command(after_help = keys::HELP)]
+    Keys {
+        #[command(subcommand)]
+        command: keys::Command,
+    },
     /// Ask the service on the configured listener whether it is ready; exit status 0 means yes
     Healthcheck(Flags),
     /// Print a completion script for a shell
@@ -95,6 +106,7 @@ pub fn run() -> ExitCode {
     match command {
         Command::Serve(flags) => with_config(&flags, serve::run),
         Command::Migrate(flags) => with_config(&flags, |config| finish(migrate(&config))),
+        Command::Keys { command } => with_config(command.flags(), |config| keys::run(config, &command)),
         Command::Healthcheck(flags) => with_config(&flags, |config| finish(healthcheck::run(config.listen))),
         Command::Config { flags, json } => match Config::load(&flags) {
             Ok(resolved) => finish(print(&show::settings(&resolved.settings, json))),

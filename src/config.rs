@@ -37,8 +37,8 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 pub struct Config {
     /// Where the HTTP API listens.
     pub listen: SocketAddr,
-    /// How callers are authenticated; `None` when nobody has said.
-    pub auth: Option<Auth>,
+    /// How callers are authenticated.
+    pub auth: Auth,
     /// Where the embedded store lives.
     pub data_dir: PathBuf,
     /// PostgreSQL; `None` means the embedded store.
@@ -51,11 +51,13 @@ pub struct Config {
     pub attempt_timeout: Duration,
     /// How long deliveries and logs are kept.
     pub retention: Duration,
+    /// Most subscriptions of a tenant.
+    pub max_subscriptions: u64,
     /// Private ranges that are allowed as targets all the same.
     pub allow_targets: Vec<IpNet>,
     /// Name servers that are asked for targets; none means the system's.
     pub dns_servers: Vec<SocketAddr>,
-    /// Development mode: loopback targets allowed, no authentication asked for.
+    /// Development mode: loopback targets allowed, and nobody asked who they are unless `auth` says so.
     pub dev: bool,
     /// Log filter, as `tracing_subscriber::EnvFilter` reads it.
     pub log: String,
@@ -66,8 +68,20 @@ pub struct Config {
 /// How callers are authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Auth {
+    /// By API keys.
+    Keys,
     /// Not at all: whoever reaches the listener may do everything.
     Off,
+}
+
+impl Auth {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Keys => "keys",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// How logs are written.
@@ -91,17 +105,6 @@ impl Config {
         });
         let file = path.map(read_file).transpose()?;
         resolve(file.as_ref(), &env, flags)
-    }
-
-    /// Whether the API may be offered where it would be: an open door on a network has to be somebody's decision.
-    ///
-    /// # Errors
-    /// [`ConfigError::Exposed`] when nobody has taken it.
-    pub fn check_exposure(&self) -> Result<(), ConfigError> {
-        if self.on_loopback() || self.dev || self.auth.is_some() {
-            return Ok(());
-        }
-        Err(ConfigError::Exposed { listen: self.listen })
     }
 
     /// Whether only this machine can reach the listener.

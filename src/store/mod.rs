@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use uuid::Uuid;
 
+use crate::access::{ApiKey, NewApiKey, Prefix};
 use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, DisabledReason, Event, EventId, EventTypePattern, Outcome, Retry, Settings,
     StateChange, Subscription, SubscriptionId, Timestamp,
@@ -207,6 +208,8 @@ pub struct DeliveryRecord {
     pub id: DeliveryId,
     /// Whose it is.
     pub subscription_id: SubscriptionId,
+    /// That of its subscription; `None` if that was deleted before this was kept, or so long ago that nobody remembers.
+    pub tenant: Option<Arc<str>>,
     /// As the producer named it.
     pub event_type: Option<Arc<str>>,
     /// The event that it came from by fan-out, if it did.
@@ -276,12 +279,22 @@ pub trait Store: Send + Sync + 'static {
     /// Up to `limit` deliveries of the event with ids above `after`, by id.
     async fn event_deliveries(&self, id: EventId, after: DeliveryId, limit: usize) -> Result<Vec<EventDelivery>>;
 
-    /// Stores a subscription and gives it its id.
-    async fn create_subscription(&self, new: NewSubscription, now: Timestamp) -> Result<Subscription>;
+    /// Stores a subscription and gives it its id; `None` if its tenant has `quota` of them already.
+    async fn create_subscription(
+        &self,
+        new: NewSubscription,
+        quota: u64,
+        now: Timestamp,
+    ) -> Result<Option<Subscription>>;
     /// The subscription, if it exists.
     async fn subscription(&self, id: SubscriptionId) -> Result<Option<Subscription>>;
-    /// Up to `limit` subscriptions with ids above `after`, by id.
-    async fn subscriptions(&self, after: Option<SubscriptionId>, limit: usize) -> Result<Vec<Subscription>>;
+    /// Up to `limit` subscriptions with ids above `after`, by id; of one tenant, or of all.
+    async fn subscriptions(
+        &self,
+        tenant: Option<&str>,
+        after: Option<SubscriptionId>,
+        limit: usize,
+    ) -> Result<Vec<Subscription>>;
     /// Changes it and raises its version, and leaves a [`StateChange`] if that enables or disables it; one transaction.
     async fn update_subscription(
         &self,
@@ -289,8 +302,9 @@ pub trait Store: Send + Sync + 'static {
         change: SubscriptionChange,
         now: Timestamp,
     ) -> Result<Update>;
-    /// Deletes it with its retries and its position; deliveries and logs stay until retention takes them.
-    async fn delete_subscription(&self, id: SubscriptionId) -> Result<bool>;
+    /// Deletes it with its retries and its position; deliveries and logs stay until retention takes them, and so does the
+    /// memory of whose they are.
+    async fn delete_subscription(&self, id: SubscriptionId, now: Timestamp) -> Result<bool>;
     /// The versions of those that exist, in no particular order.
     async fn subscription_versions(&self, ids: &[SubscriptionId]) -> Result<Vec<(SubscriptionId, i64)>>;
 
@@ -347,6 +361,20 @@ pub trait Store: Send + Sync + 'static {
     async fn unannounced(&self, limit: usize) -> Result<Vec<StateChange>>;
     /// These were announced.
     async fn announced(&self, ids: &[i64]) -> Result<()>;
+
+    /// Stores a key; `None` if `most` live ones are stored already. It and every other change of a key takes the next
+    /// revision, in one transaction, so that whoever sees a revision sees all before it.
+    async fn create_api_key(&self, new: NewApiKey, most: u64, now: Timestamp) -> Result<Option<ApiKey>>;
+    /// The key, dead or alive.
+    async fn api_key(&self, prefix: Prefix) -> Result<Option<ApiKey>>;
+    /// Up to `limit` keys with prefixes above `after`, by prefix.
+    async fn api_keys(&self, after: Option<Prefix>, limit: usize) -> Result<Vec<ApiKey>>;
+    /// Up to `limit` keys whose last change is after the revision, by revision.
+    async fn api_keys_changed_since(&self, revision: i64, limit: usize) -> Result<Vec<ApiKey>>;
+    /// Ends the key, if there is one. One that was revoked already keeps its time.
+    async fn revoke_api_key(&self, prefix: Prefix, now: Timestamp) -> Result<Option<ApiKey>>;
+    /// Deletes up to `limit` keys that were revoked, or have expired, before `cutoff`.
+    async fn prune_api_keys(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts>;
 
     /// Closes connections and files. Nothing may be called after it.
     async fn close(&self);

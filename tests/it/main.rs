@@ -1,5 +1,6 @@
 //! The whole service over real sockets and real stores; files mirror the routes and the promises.
 
+mod access;
 mod announcements;
 mod app;
 mod bad_input;
@@ -13,3 +14,4 @@ mod receiver;
 mod restart;
 mod seed;
 mod settings;
+mod tenants;

@@ -11,18 +11,31 @@ use super::rows::{self, SUBSCRIPTION};
 use crate::delivery::{EventTypePattern, Subscription, SubscriptionId, Timestamp, matching_patterns};
 
 impl PostgresStore {
-    pub(super) async fn insert_subscription(&self, new: NewSubscription, now: Timestamp) -> Result<Subscription> {
+    /// Counts it first: the tenant's row is locked until the commit, so that no two take the last place.
+    pub(super) async fn insert_subscription(
+        &self,
+        new: NewSubscription,
+        quota: u64,
+        now: Timestamp,
+    ) -> Result<Option<Subscription>> {
         let sql = format!(
-            "INSERT INTO subscriptions (tenant, target_url, event_types, secret, version, created_at, updated_at,
+            "WITH counted AS (
+                 INSERT INTO tenants AS t (tenant, subscriptions) SELECT $1::text, 1 WHERE $7::bigint > 0
+                 ON CONFLICT (tenant) DO UPDATE SET subscriptions = t.subscriptions + 1 WHERE t.subscriptions < $7
+                 RETURNING tenant
+             )
+             INSERT INTO subscriptions (tenant, target_url, event_types, secret, version, created_at, updated_at,
                  settings)
-             VALUES ($1, $2, $3, $4, 1, $5, $5, $6) RETURNING {SUBSCRIPTION}"
+             SELECT tenant, $2::text, $3::text[], $4::text, 1, $5::bigint, $5, $6::text FROM counted
+             RETURNING {SUBSCRIPTION}"
         );
         let secret = new.secret.as_ref().map(|secret| text(secret.expose_secret()));
         let (tenant, target_url, event_types) = (text(&new.tenant), text(&new.target_url), patterns(&new.event_types));
         let settings = settings::to_text(&new.settings);
-        let row = self.rows(&sql, &[&tenant, &target_url, &event_types, &secret, &now.0, &settings]).await?;
-        // An insert that succeeded returns its row.
-        rows::subscription(&row[0])
+        let quota = i64::try_from(quota).unwrap_or(i64::MAX);
+        let created =
+            self.rows(&sql, &[&tenant, &target_url, &event_types, &secret, &now.0, &settings, &quota]).await?;
+        created.first().map(rows::subscription).transpose()
     }
 
     pub(super) async fn read_subscription(&self, id: SubscriptionId) -> Result<Option<Subscription>> {
@@ -30,9 +43,18 @@ impl PostgresStore {
         self.rows(&sql, &[&id.0]).await?.first().map(rows::subscription).transpose()
     }
 
-    pub(super) async fn list_subscriptions(&self, after: Option<i64>, limit: usize) -> Result<Vec<Subscription>> {
-        let sql = format!("SELECT {SUBSCRIPTION} FROM subscriptions WHERE id > $1 ORDER BY id LIMIT $2");
-        let found = self.rows(&sql, &[&after.unwrap_or(i64::MIN), &limit_of(limit)]).await?;
+    pub(super) async fn list_subscriptions(
+        &self,
+        tenant: Option<&str>,
+        after: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<Subscription>> {
+        let (after, limit, tenant) = (after.unwrap_or(i64::MIN), limit_of(limit), tenant.map(text));
+        let page = |which| format!("SELECT {SUBSCRIPTION} FROM subscriptions WHERE {which} ORDER BY id LIMIT $2");
+        let found = match &tenant {
+            None => self.rows(&page("id > $1"), &[&after, &limit]).await?,
+            Some(tenant) => self.rows(&page("id > $1 AND tenant = $3"), &[&after, &limit, tenant]).await?,
+        };
         found.iter().map(rows::subscription).collect()
     }
 
@@ -108,13 +130,16 @@ impl PostgresStore {
         self.rows(SQL, &[&id.0, &since.map(|at| at.0)]).await.map(drop)
     }
 
-    /// One statement, so one transaction.
-    pub(super) async fn remove_subscription(&self, id: SubscriptionId) -> Result<bool> {
-        const SQL: &str = "WITH r AS (DELETE FROM retries WHERE subscription_id = $1),
+    /// One statement, so one transaction. Leaves its tenant behind, for its deliveries.
+    pub(super) async fn remove_subscription(&self, id: SubscriptionId, now: Timestamp) -> Result<bool> {
+        const SQL: &str = "WITH gone AS (DELETE FROM subscriptions WHERE id = $1 RETURNING id, tenant),
+             r AS (DELETE FROM retries WHERE subscription_id = $1),
              p AS (DELETE FROM positions WHERE subscription_id = $1),
-             c AS (DELETE FROM state_changes WHERE subscription_id = $1)
-             DELETE FROM subscriptions WHERE id = $1 RETURNING id";
-        Ok(!self.rows(SQL, &[&id.0]).await?.is_empty())
+             c AS (DELETE FROM state_changes WHERE subscription_id = $1),
+             t AS (UPDATE tenants SET subscriptions = subscriptions - 1 FROM gone WHERE tenants.tenant = gone.tenant),
+             d AS (INSERT INTO deleted_subscriptions (id, tenant, deleted_at) SELECT id, tenant, $2 FROM gone)
+             SELECT id FROM gone";
+        Ok(!self.rows(SQL, &[&id.0, &now.0]).await?.is_empty())
     }
 
     /// A scan of the patterns that match: their table holds the enabled subscriptions and no others. Sorted here, because

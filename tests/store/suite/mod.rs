@@ -1,5 +1,6 @@
 //! The rules that `src/store/mod.rs` documents, one function each.
 
+pub mod api_keys;
 pub mod backlog;
 pub mod changes;
 pub mod commit;
@@ -13,3 +14,4 @@ pub mod recovery;
 pub mod retries;
 pub mod status;
 pub mod subscriptions;
+pub mod tenants;

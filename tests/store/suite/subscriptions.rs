@@ -27,7 +27,7 @@ fn secret(subscription: &Subscription) -> Option<&str> {
 
 pub async fn what_was_created_reads_back(backend: &Backend) {
     let store = backend.owned().await;
-    let created = store.create_subscription(new(Some("a made-up secret")), T0).await.unwrap();
+    let created = store.create_subscription(new(Some("a made-up secret")), u64::MAX, T0).await.unwrap().unwrap();
     let read = store.subscription(created.id).await.unwrap().unwrap();
     for subscription in [created, read] {
         assert_eq!(&*subscription.target_url, "https://receiver.example/hook?q=é");
@@ -58,10 +58,10 @@ pub async fn ids_are_small_integers_that_rise(backend: &Backend) {
 pub async fn an_id_is_never_given_again(backend: &Backend) {
     let store = backend.owned().await;
     let last = subscribe(&store).await;
-    store.delete_subscription(last).await.unwrap();
+    store.delete_subscription(last, T0).await.unwrap();
     assert!(subscribe(&store).await > last);
     let last = subscribe(&store).await;
-    store.delete_subscription(last).await.unwrap();
+    store.delete_subscription(last, T0).await.unwrap();
     store.close().await;
     assert!(subscribe(&backend.open()).await > last, "nor after a restart");
 }
@@ -72,10 +72,10 @@ pub async fn pages_come_by_id(backend: &Backend) {
     for _ in 0..5 {
         all.push(subscribe(&store).await);
     }
-    store.delete_subscription(all.remove(1)).await.unwrap();
+    store.delete_subscription(all.remove(1), T0).await.unwrap();
     let mut seen = Vec::new();
     loop {
-        let page = store.subscriptions(seen.last().copied(), 3).await.unwrap();
+        let page = store.subscriptions(None, seen.last().copied(), 3).await.unwrap();
         assert!(page.len() <= 3);
         if page.is_empty() {
             break;
@@ -87,7 +87,7 @@ pub async fn pages_come_by_id(backend: &Backend) {
 
 pub async fn an_update_leaves_out_what_it_does_not_name(backend: &Backend) {
     let store = backend.owned().await;
-    let before = store.create_subscription(new(Some("a made-up secret")), T0).await.unwrap();
+    let before = store.create_subscription(new(Some("a made-up secret")), u64::MAX, T0).await.unwrap().unwrap();
     let later = T0 + DAY;
     let after =
         store.update_subscription(before.id, SubscriptionChange::default(), later).await.unwrap().done().unwrap();
@@ -100,8 +100,8 @@ pub async fn an_update_leaves_out_what_it_does_not_name(backend: &Backend) {
 
 pub async fn an_update_replaces_what_it_names(backend: &Backend) {
     let store = backend.owned().await;
-    let id = store.create_subscription(new(Some("a made-up secret")), T0).await.unwrap().id;
-    let neighbour = store.create_subscription(new(Some("a made-up secret")), T0).await.unwrap().id;
+    let id = store.create_subscription(new(Some("a made-up secret")), u64::MAX, T0).await.unwrap().unwrap().id;
+    let neighbour = store.create_subscription(new(Some("a made-up secret")), u64::MAX, T0).await.unwrap().unwrap().id;
     let change = SubscriptionChange {
         target_url: Some("https://elsewhere.example/".to_owned()),
         event_types: Some(vec![]),
@@ -120,7 +120,7 @@ pub async fn an_update_replaces_what_it_names(backend: &Backend) {
 
 pub async fn a_secret_can_be_taken_away(backend: &Backend) {
     let store = backend.owned().await;
-    let id = store.create_subscription(new(Some("a made-up secret")), T0).await.unwrap().id;
+    let id = store.create_subscription(new(Some("a made-up secret")), u64::MAX, T0).await.unwrap().unwrap().id;
     let change = SubscriptionChange { secret: Some(None), ..Default::default() };
     assert!(store.update_subscription(id, change, T0).await.unwrap().done().unwrap().secret.is_none());
     assert!(store.subscription(id).await.unwrap().unwrap().secret.is_none());
@@ -154,9 +154,9 @@ pub async fn updating_or_deleting_an_unknown_one_changes_nothing(backend: &Backe
     let known = subscribe(&store).await;
     let unknown = SubscriptionId(known.0 + 1);
     assert!(store.update_subscription(unknown, SubscriptionChange::default(), T0).await.unwrap().done().is_none());
-    assert!(!store.delete_subscription(unknown).await.unwrap());
-    assert!(store.delete_subscription(known).await.unwrap());
-    assert!(!store.delete_subscription(known).await.unwrap(), "only the first time");
+    assert!(!store.delete_subscription(unknown, T0).await.unwrap());
+    assert!(store.delete_subscription(known, T0).await.unwrap());
+    assert!(!store.delete_subscription(known, T0).await.unwrap(), "only the first time");
 }
 
 pub async fn versions_come_for_those_that_exist(backend: &Backend) {
@@ -179,7 +179,7 @@ pub async fn deleting_takes_retries_and_position_and_leaves_deliveries_and_logs(
     let batch = retried([failing.clone(), others.clone()], 50);
     let positions = [sub, other].map(|id| (id, Some(failing.id))).to_vec();
     commit(&store, Batch { positions, ..batch }).await;
-    assert!(store.delete_subscription(sub).await.unwrap());
+    assert!(store.delete_subscription(sub, T0).await.unwrap());
 
     assert!(store.subscription(sub).await.unwrap().is_none());
     assert_eq!(store.pending(sub, 10).await.unwrap(), Default::default());
