@@ -20,7 +20,8 @@ fn run(arguments: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String, String
 /// A service over a store of its own, and its log.
 struct Service {
     child: Child,
-    log: BufReader<ChildStderr>,
+    /// Until somebody else reads it.
+    log: Option<BufReader<ChildStderr>>,
     addr: String,
     home: tempfile::TempDir,
 }
@@ -36,7 +37,7 @@ impl Service {
         let mut command = hookpost(&[&["serve", "--listen", "127.0.0.1:0"], arguments].concat(), &env);
         command.env("HOOKPOST_DATA_DIR", home.path()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
-        let log = BufReader::new(child.stderr.take().expect("its log"));
+        let log = Some(BufReader::new(child.stderr.take().expect("its log")));
         let mut service = Self { child, log, addr: String::new(), home };
         let line = service.logged("hookpost listens");
         service.addr = line["url"].as_str().expect("a URL").replace("http://", "");
@@ -46,7 +47,8 @@ impl Service {
     /// Reads the log up to the line with this message.
     fn logged(&mut self, message: &str) -> serde_json::Value {
         let mut line = String::new();
-        while self.log.read_line(&mut line).expect("a line") > 0 {
+        let log = self.log.as_mut().expect("nobody else reads it");
+        while log.read_line(&mut line).expect("a line") > 0 {
             let event: serde_json::Value = serde_json::from_str(&line).expect("one JSON object a line");
             if event["message"].as_str().is_some_and(|said| said.starts_with(message)) {
                 return event;
@@ -56,15 +58,14 @@ impl Service {
         panic!("it ended without saying {message:?}")
     }
 
-    /// The head and the body of the answer to whoever shows this key.
-    fn get(&self, path: &str, key: &str) -> String {
-        let mut stream = TcpStream::connect(&self.addr).expect("it listens");
-        let (addr, close) = (&self.addr, "Connection: close");
-        let head = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nAuthorization: Bearer {key}\r\n{close}\r\n\r\n");
-        stream.write_all(head.as_bytes()).expect("sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        answer
+    /// Reads the rest of the log while it is written: a service whose log nobody reads waits.
+    fn rest_of_log(&mut self) -> std::thread::JoinHandle<String> {
+        let mut log = self.log.take().expect("nobody else reads it");
+        std::thread::spawn(move || {
+            let mut text = String::new();
+            log.read_to_string(&mut text).expect("text");
+            text
+        })
     }
 
     fn post(&self, path: &str, body: &str) -> String {
@@ -159,6 +160,17 @@ fn a_second_signal_ends_a_stop_that_waits_for_a_receiver() {
     assert_eq!(service.child.wait().expect("a status").code(), Some(128 + 15));
 }
 
+/// What the service there answers to whoever shows this key.
+fn get(addr: &str, path: &str, key: &str) -> String {
+    let mut stream = TcpStream::connect(addr).expect("it listens");
+    let head =
+        format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
 /// Runs `hookpost keys` on the store in a directory; what it prints, and what it says besides.
 fn keys(home: &tempfile::TempDir, arguments: &[&str]) -> (Option<i32>, String, String) {
     let data_dir = home.path().to_str().expect("text");
@@ -207,23 +219,23 @@ fn api_keys_are_revoked_beside_a_running_service_and_nothing_of_them_is_stored_o
     let (_, reader, _) = keys(&home, &["create", "--name", "dashboard", "--role", "reader"]);
     let (admin, reader) = (admin.trim().to_owned(), reader.trim().to_owned());
     let mut service = Service::start_in(home, &[], &[("HOOKPOST_LOG", "trace")]);
-    assert!(service.get("/subscriptions", "hunter2").starts_with("HTTP/1.1 401"));
-    assert!(service.get("/subscriptions", &reader).starts_with("HTTP/1.1 200"));
+    let log = service.rest_of_log();
+    let get = |path: &str, key: &str| get(&service.addr, path, key);
+    assert!(get("/subscriptions", "hunter2").starts_with("HTTP/1.1 401"));
+    assert!(get("/subscriptions", &reader).starts_with("HTTP/1.1 200"));
     let (code, _, said) = keys(&service.home, &["revoke", &reader[3..13]]);
     assert!(code == Some(0) && said.contains("is revoked"), "{said}");
     let revoked = std::time::Instant::now();
     loop {
         let asked_after = revoked.elapsed();
-        if service.get("/subscriptions", &reader).starts_with("HTTP/1.1 401") {
+        if get("/subscriptions", &reader).starts_with("HTTP/1.1 401") {
             break;
         }
         assert!(asked_after.as_millis() <= 1000, "still let in {asked_after:?} after the revocation");
     }
-    assert!(service.get("/keys", &admin).starts_with("HTTP/1.1 200"));
-
+    assert!(get("/keys", &admin).starts_with("HTTP/1.1 200"));
     service.signal("-TERM");
-    let mut log = String::new();
-    service.log.read_to_string(&mut log).expect("the rest of the log");
+    let log = log.join().expect("it was read");
     assert!(log.contains(&reader[3..13]), "its prefix says in the log which key was refused: {log}");
     let secrets = [&admin, &reader].map(|key| key[14..].to_owned());
     assert!(secrets.iter().all(|secret| !log.contains(secret)));

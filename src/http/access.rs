@@ -32,7 +32,8 @@ impl Access {
         if caller.tenant.is_none() {
             return Ok(caller);
         }
-        let detail = "this concerns the whole service, and the key is confined to a tenant";
+        let role = caller.role.as_str();
+        let detail = format!("this concerns the whole service, and the key, of role {role}, is confined to a tenant");
         Err(Problem::new(Kind::NotAllowed, detail))
     }
 

@@ -39,7 +39,7 @@ impl Ids {
 
     fn missing() -> Self {
         let uuid = "01890a5d-ac96-774b-bcce-b302099a8057".to_owned();
-        Self { subscription: "404".to_owned(), delivery: uuid.clone(), event: uuid }
+        Self { subscription: "99999".to_owned(), delivery: uuid.clone(), event: uuid }
     }
 
     /// The path with these ids in place of the names, and which of them that is; `None` if it names none.
