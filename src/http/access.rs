@@ -27,7 +27,7 @@ impl Access {
     }
 
     /// As [`Self::to`], for what belongs to no tenant: whoever is confined to one may not have it.
-    pub fn to_all(self, permission: Permission) -> Result<Caller, Problem> {
+    pub fn across_tenants(self, permission: Permission) -> Result<Caller, Problem> {
         let caller = self.to(permission)?;
         if caller.tenant.is_none() {
             return Ok(caller);
@@ -38,7 +38,7 @@ impl Access {
     }
 
     /// As [`Self::to`], with the body. That of a caller who may not is read to its end and not kept.
-    pub async fn to_send<B: Buf>(
+    pub async fn with_body<B: Buf>(
         self,
         permission: Permission,
         bodies: &Bodies,
@@ -129,8 +129,8 @@ mod tests {
 
     #[test]
     fn what_concerns_the_whole_service_is_not_for_one_tenant() {
-        assert!(as_role(Role::Reader, None).to_all(Permission::Read).is_ok());
-        let problem = as_role(Role::Reader, Some("acme")).to_all(Permission::Read).unwrap_err();
+        assert!(as_role(Role::Reader, None).across_tenants(Permission::Read).is_ok());
+        let problem = as_role(Role::Reader, Some("acme")).across_tenants(Permission::Read).unwrap_err();
         assert_eq!(problem.kind(), Kind::NotAllowed);
     }
 

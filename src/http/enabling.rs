@@ -54,7 +54,7 @@ async fn disable_by_hand<B: Buf>(
     length: Option<u64>,
     mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
 ) -> Answer {
-    let (caller, body) = access.to_send(Permission::Manage, &http.bodies, length, &mut body).await?;
+    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, length, &mut body).await?;
     let id = segment.id()?;
     let reason = reason(&body)?;
     changed(http, caller, id, move |current| current.disabled.is_none().then(|| disabling(reason))).await
@@ -67,7 +67,7 @@ async fn enable_by_hand<B: Buf>(
     length: Option<u64>,
     mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
 ) -> Answer {
-    let (caller, body) = access.to_send(Permission::Manage, &http.bodies, length, &mut body).await?;
+    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, length, &mut body).await?;
     let id = segment.id()?;
     let backlog = backlog(&body)?;
     // What is to be dropped is dropped from an enabled subscription, too.

@@ -57,7 +57,7 @@ async fn publish<B: Buf>(
     length: Option<u64>,
     body: &mut (impl Stream<Item = Result<B, warp::Error>> + Unpin),
 ) -> Answer {
-    let (caller, body) = access.to_send(Permission::Ingest, &http.bodies, length, body).await?;
+    let (caller, body) = access.with_body(Permission::Ingest, &http.bodies, length, body).await?;
     let event = new_event(&body, &caller)?;
     // What waits for the commit holds the payload, and not the body that it was copied from.
     drop(body);

@@ -24,7 +24,7 @@ pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
     let ready = warp::path!("readyz").and(get_or_head()).and(with(http)).map(|http: Arc<Http>| ready(&http));
     let metrics = warp::path!("metrics").and(get_or_head()).and(with(http)).and(access(http));
     let metrics = metrics.map(|http: Arc<Http>, access: Access| {
-        access.to_all(Permission::Read)?;
+        access.across_tenants(Permission::Read)?;
         Ok(metrics_of(&http))
     });
     live.or(ready).unify().or(metrics).unify().map(reply::render).boxed()

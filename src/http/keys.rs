@@ -49,7 +49,7 @@ async fn create<B: Buf>(
     length: Option<u64>,
     mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
 ) -> Answer {
-    let (_, body) = access.to_send(Permission::Administer, &http.bodies, length, &mut body).await?;
+    let (_, body) = access.with_body(Permission::Administer, &http.bodies, length, &mut body).await?;
     let request = request(&body)?;
     let now = http.api.clock.wall();
     let (text, new) = request.issue(now);

@@ -48,7 +48,7 @@ async fn create<B: Buf>(
     length: Option<u64>,
     mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
 ) -> Answer {
-    let (caller, body) = access.to_send(Permission::Manage, &http.bodies, length, &mut body).await?;
+    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, length, &mut body).await?;
     let new = new_subscription(&body, &caller, &|url| http.api.policy.check_url(url))?;
     let created = to_the_end(async move {
         let (quota, now) = (http.api.max_subscriptions, http.api.clock.wall());
@@ -98,7 +98,7 @@ async fn replace<B: Buf>(
     length: Option<u64>,
     mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
 ) -> Answer {
-    let (caller, body) = access.to_send(Permission::Manage, &http.bodies, length, &mut body).await?;
+    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, length, &mut body).await?;
     let id = segment.id()?;
     let change = replacement(&body, &|url| http.api.policy.check_url(url))?;
     visible::subscription(&http, &caller, id).await?;
@@ -113,7 +113,7 @@ async fn patch<B: Buf>(
     length: Option<u64>,
     mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
 ) -> Answer {
-    let (caller, body) = access.to_send(Permission::Manage, &http.bodies, length, &mut body).await?;
+    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, length, &mut body).await?;
     let id = segment.id()?;
     let patch = Patch::read(&body, &|url| http.api.policy.check_url(url))?;
     let changed = to_the_end(async move { merge(&http, &caller, id, &patch).await }).await?;

@@ -28,13 +28,17 @@ impl Ids {
     /// A subscription of the tenant, with an event that it received.
     async fn of(app: &App, tenant: &str, target_url: &str) -> Self {
         let body = json!({ "target_url": target_url, "tenant": tenant });
-        let id = app.post("/subscriptions", body).await.expect(201)["id"].to_string();
+        let id = app.post("/subscriptions", body).await.expect(201)["id"].clone();
         let event = json!({ "event_type": "order.created", "payload": {}, "tenant": tenant });
         let published = app.post("/events", event).await.expect(202);
         let made = published["deliveries"].as_array().expect("deliveries");
-        let delivery = made.iter().find(|made| made["subscription_id"].to_string() == id).expect("its delivery");
+        let delivery = made.iter().find(|made| made["subscription_id"] == id).expect("its delivery");
         let text = |value: &Value| value.as_str().expect("an id").to_owned();
-        Self { subscription: id, delivery: text(&delivery["delivery_id"]), event: text(&published["event_id"]) }
+        Self {
+            subscription: id.to_string(),
+            delivery: text(&delivery["delivery_id"]),
+            event: text(&published["event_id"]),
+        }
     }
 
     fn missing() -> Self {
