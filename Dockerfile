@@ -26,7 +26,7 @@ COPY --from=build /src/target/release/hookpost /usr/local/bin/hookpost
 COPY LICENSE /usr/share/doc/hookpost/LICENSE
 USER 10001
 WORKDIR /var/lib/hookpost
-# Inside a container, loopback reaches nobody. HOOKPOST_AUTH is left unsaid: who publishes the port decides.
+# Inside a container, loopback reaches nobody. Callers are asked for API keys, unless who runs it says HOOKPOST_AUTH=off.
 ENV HOOKPOST_LISTEN=0.0.0.0:8000 HOOKPOST_DATA_DIR=/var/lib/hookpost HOOKPOST_LOG_FORMAT=json
 VOLUME /var/lib/hookpost
 EXPOSE 8000

@@ -1,6 +1,19 @@
-//! Who calls, and what they may do. Pure: how a caller proves who they are is not its business.
+//! Who calls, and what they may do. Pure: how a caller proves who they are is the business of the modules below it.
 
+mod key;
+mod ring;
+mod shown;
+mod tenant;
+mod token;
+
+use std::str::FromStr;
 use std::sync::Arc;
+
+pub use key::{ApiKey, KeyRefused, KeyRequest, NewApiKey};
+pub use ring::{KeyRing, MAX_KEYS};
+pub use shown::KeyShown;
+pub use tenant::{TENANT_EXPECTED, is_tenant};
+pub use token::{KeyHash, Prefix, Token};
 
 /// What a key was made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +42,19 @@ pub enum Permission {
 }
 
 impl Role {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Admin, Self::Producer, Self::Reader, Self::Tenant];
+
+    /// As it is written, everywhere.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Producer => "producer",
+            Self::Reader => "reader",
+            Self::Tenant => "tenant",
+        }
+    }
+
     /// Whether it includes a permission.
     pub fn grants(self, permission: Permission) -> bool {
         match self {
@@ -37,6 +63,13 @@ impl Role {
             Self::Reader => permission == Permission::Read,
             Self::Tenant => matches!(permission, Permission::Read | Permission::Manage),
         }
+    }
+}
+
+impl FromStr for Role {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|role| role.as_str() == text).ok_or_else(|| format!("{text:?} is no role"))
     }
 }
 
@@ -88,6 +121,12 @@ mod tests {
         assert_eq!(granted(Role::Producer), [true, false, false, false]);
         assert_eq!(granted(Role::Reader), [false, true, false, false]);
         assert_eq!(granted(Role::Tenant), [false, true, true, false]);
+    }
+
+    #[test]
+    fn a_role_is_read_as_it_is_written() {
+        assert!(Role::ALL.into_iter().all(|role| role.as_str().parse() == Ok(role)));
+        assert!("Admin".parse::<Role>().is_err() && "".parse::<Role>().is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The command line: what can be asked of the binary, and how it answers the shell.
 
 mod healthcheck;
+mod keys;
 mod master;
 mod serve;
 mod show;
@@ -23,7 +24,9 @@ Start, in two terminals (nothing else is needed):
   hookpost listen          a receiver; it prints the two requests that try it all out
 
 In production:
-  DATABASE_URL=postgres://... REDIS_URL=redis://... hookpost serve
+  export DATABASE_URL=postgres://... REDIS_URL=redis://...
+  hookpost keys create --admin     makes the first key, and shows it once
+  hookpost serve
 
 `hookpost config` shows every setting, its value and where it came from; `hookpost serve --help` names them.";
 
@@ -31,18 +34,20 @@ const HELP_SERVE: &str = "\
 Examples:
   hookpost serve --dev                         try it out: embedded store, loopback targets allowed
   hookpost serve --listen 127.0.0.1:9090       another port
+  hookpost keys create --admin                 make the first key, which callers are then asked for
   HOOKPOST_LISTEN=0.0.0.0:8000 HOOKPOST_AUTH=off hookpost serve
-                                               behind something that keeps strangers out
+                                               without keys, behind something that keeps strangers out
 
 Environment, under the flags and over the file:
   HOOKPOST_LISTEN, HOOKPOST_DATA_DIR, DATABASE_URL, REDIS_URL, HOOKPOST_CONFIG   as the flags
-  HOOKPOST_AUTH              off: nobody is asked who they are (API keys come later)
+  HOOKPOST_AUTH              keys, or off: nobody is asked who they are [default: keys; with --dev, off]
   HOOKPOST_RETRY_SCHEDULE    waits between attempts [default: 10s,30s,1m,5m,15m]
   HOOKPOST_ATTEMPT_TIMEOUT   deadline of a whole attempt [default: 10s]
   HOOKPOST_DNS_SERVERS       name servers to ask instead of the system's: 10.0.0.2:53,10.0.0.3:53
   HOOKPOST_RETENTION         how long deliveries and logs are kept [default: 72h]
   HOOKPOST_MASTER_KEY        what secrets are encrypted with; several for a replacement: the first encrypts
   HOOKPOST_MASTER_KEY_FILE   a file with them, one a line, instead
+  HOOKPOST_MAX_SUBSCRIPTIONS how many a tenant may have [default: 100000]
   HOOKPOST_ALLOW_TARGETS     private ranges that may be targets, such as 10.1.0.0/16
   HOOKPOST_REQUIRE_HTTPS     true: no plain http, except in those ranges [default: false]
   HOOKPOST_REFUSED_PORTS     ports that are never a target [default: mail, Redis, memcached ...; see `hookpost config`]
@@ -51,16 +56,6 @@ Environment, under the flags and over the file:
 
 SIGTERM or Ctrl-C finishes what is in flight and stops; a second one stops at once.
 Exit status: 0 stopped as asked, 1 failed, 2 the command line or the configuration is wrong.";
-
-const HELP_ROTATE: &str = "\
-To replace a master key, without a pause:
-  1. restart every process with HOOKPOST_MASTER_KEY=old,new   all of them can open what either has sealed
-  2. restart every process with HOOKPOST_MASTER_KEY=new,old   what is new is sealed under the new one
-  3. HOOKPOST_MASTER_KEY=new,old hookpost keys rotate-master  so is the rest; may be interrupted and repeated
-  4. restart every process with HOOKPOST_MASTER_KEY=new
-
-Secrets from before there was a master key are sealed by it, too. Backups, and what a database has not overwritten yet, may
-still hold those as they were: rotate the secrets themselves to be sure.";
 
 const HELP_COMPLETIONS: &str = "\
 Example:
@@ -91,9 +86,12 @@ enum Command {
     },
     /// Bring the store's schema up to date and stop; `serve` does it too
     Migrate(Flags),
-    /// Make keys, and replace them
-    #[command(subcommand)]
-    Keys(KeysCommand),
+    /// Make, list and revoke API keys, and replace master keys, in the store itself: whether a service runs or not
+    #[command(after_help = keys::HELP)]
+    Keys {
+        #[command(subcommand)]
+        command: keys::Command,
+    },
     /// Ask the service on the configured listener whether it is ready; exit status 0 means yes
     Healthcheck(Flags),
     /// Print a completion script for a shell
@@ -102,15 +100,6 @@ enum Command {
         /// For which shell
         shell: Shell,
     },
-}
-
-#[derive(Debug, Subcommand)]
-enum KeysCommand {
-    /// Print a fresh master key, for HOOKPOST_MASTER_KEY
-    NewMaster,
-    /// Seal all secrets under the first master key, so that the others can go; also beside a running service
-    #[command(after_help = HELP_ROTATE)]
-    RotateMaster(Flags),
 }
 
 /// Does what the arguments of this process ask for.
@@ -122,10 +111,7 @@ pub fn run() -> ExitCode {
     match command {
         Command::Serve(flags) => with_config(&flags, serve::run),
         Command::Migrate(flags) => with_config(&flags, |config| finish(migrate(&config))),
-        Command::Keys(KeysCommand::NewMaster) => finish(master::new_master()),
-        Command::Keys(KeysCommand::RotateMaster(flags)) => {
-            with_config(&flags, |config| finish(master::rotate_master(&config)))
-        }
+        Command::Keys { command } => keys::run(&command),
         Command::Healthcheck(flags) => with_config(&flags, |config| finish(healthcheck::run(config.listen))),
         Command::Config { flags, json } => match Config::load(&flags) {
             Ok(resolved) => finish(print(&show::settings(&resolved.settings, json))),

@@ -40,8 +40,8 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 pub struct Config {
     /// Where the HTTP API listens.
     pub listen: SocketAddr,
-    /// How callers are authenticated; `None` when nobody has said.
-    pub auth: Option<Auth>,
+    /// How callers are authenticated.
+    pub auth: Auth,
     /// Where the embedded store lives.
     pub data_dir: PathBuf,
     /// PostgreSQL; `None` means the embedded store.
@@ -54,6 +54,8 @@ pub struct Config {
     pub attempt_timeout: Duration,
     /// How long deliveries and logs are kept.
     pub retention: Duration,
+    /// Most subscriptions of a tenant.
+    pub max_subscriptions: u64,
     /// Private ranges that are allowed as targets all the same.
     pub allow_targets: Vec<IpNet>,
     /// Whether targets outside of those ranges must be `https`.
@@ -66,7 +68,8 @@ pub struct Config {
     pub master_keys: Vec<MasterKey>,
     /// Where they are, if not in a variable.
     pub master_key_file: Option<PathBuf>,
-    /// Development mode: loopback targets allowed, no authentication asked for, secrets kept as they are without a master key.
+    /// Development mode: loopback targets allowed, nobody asked who they are unless `auth` says so, secrets kept as they are
+    /// without a master key.
     pub dev: bool,
     /// Log filter, as `tracing_subscriber::EnvFilter` reads it.
     pub log: String,
@@ -77,8 +80,20 @@ pub struct Config {
 /// How callers are authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Auth {
+    /// By API keys.
+    Keys,
     /// Not at all: whoever reaches the listener may do everything.
     Off,
+}
+
+impl Auth {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Keys => "keys",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// How logs are written.
@@ -106,17 +121,6 @@ impl Config {
             resolved.config.master_keys = read_master_keys(path)?;
         }
         Ok(resolved)
-    }
-
-    /// Whether the API may be offered where it would be: an open door on a network has to be somebody's decision.
-    ///
-    /// # Errors
-    /// [`ConfigError::Exposed`] when nobody has taken it.
-    pub fn check_exposure(&self) -> Result<(), ConfigError> {
-        if self.on_loopback() || self.dev || self.auth.is_some() {
-            return Ok(());
-        }
-        Err(ConfigError::Exposed { listen: self.listen })
     }
 
     /// Whether only this machine can reach the listener.

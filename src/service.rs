@@ -9,10 +9,11 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::access::KeyRing;
 use crate::actors::{Engine, Parts, Running};
 use crate::cache::{Cache, NoCache, RedisCache};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Auth, Config};
 use crate::delivery::Defaults;
 use crate::http::{self, Api};
 use crate::metrics::Metrics;
@@ -28,12 +29,18 @@ const DRAIN_MARGIN: Duration = Duration::from_millis(500);
 /// How often a standby asks whether the store is free.
 const STANDBY_PERIOD: Duration = Duration::from_millis(500);
 
+/// The three ways out.
+const NO_ADMIN_KEY: &str = "there is no admin's API key in this store: make one with `hookpost keys create --admin`, or start \
+                            with --dev to try things out, or with HOOKPOST_AUTH=off if something in front keeps strangers out";
+
 /// A running service.
 pub struct Service {
     addr: SocketAddr,
     engine: Engine,
     /// The engine once it delivers; until then the wait for it.
     delivering: JoinHandle<anyhow::Result<Running>>,
+    /// Keeps the keys fresh, if callers are asked for them.
+    keys: Option<JoinHandle<()>>,
     http: JoinHandle<()>,
     stop_http: oneshot::Sender<()>,
     store: Arc<dyn Store>,
@@ -70,6 +77,7 @@ impl Service {
         let vault = Arc::new(Vault::new(config.master_keys.clone(), config.dev));
         // Before anything is sealed: the store has to know under which key.
         vault::admit(&vault, &*store).await?;
+        let keys = open_keys(&config, &store, clock).await?;
         let cache = open_cache(&config, &*store).await?;
         let policy = TargetPolicy::new(config.allow_targets.clone())
             .requiring_https(config.require_https)
@@ -108,15 +116,19 @@ impl Service {
             vault,
             metrics,
             policy,
+            keys: keys.clone(),
+            max_subscriptions: config.max_subscriptions,
             dev: config.dev,
             clock,
         });
+        let keys = keys.map(|keys| tokio::spawn(keys.run()));
         let (stop_http, stopped) = oneshot::channel();
         let stopped = async move {
             let _ = stopped.await;
         };
         let http = tokio::spawn(http::serve(listener, api, stopped, HTTP_DRAIN));
-        Ok(Self { addr, engine, delivering, http, stop_http, store, attempt_timeout: config.attempt_timeout })
+        let attempt_timeout = config.attempt_timeout;
+        Ok(Self { addr, engine, delivering, keys, http, stop_http, store, attempt_timeout })
     }
 
     /// Where it listens.
@@ -131,7 +143,7 @@ impl Service {
 
     /// Stops accepting, finishes what is in flight, writes its log, closes the store.
     pub async fn stop(self) {
-        let Self { engine, delivering, http, stop_http, store, attempt_timeout, .. } = self;
+        let Self { engine, delivering, keys, http, stop_http, store, attempt_timeout, .. } = self;
         let _ = stop_http.send(());
         let drain = async {
             if !delivering.is_finished() {
@@ -142,7 +154,22 @@ impl Service {
             }
         };
         let _ = tokio::join!(drain, http);
+        if let Some(keys) = keys {
+            keys.abort();
+        }
         store.close().await;
+    }
+}
+
+/// The keys that callers are asked for. Without an admin's nobody could make any while it runs: it is not started then.
+async fn open_keys(config: &Config, store: &Arc<dyn Store>, clock: Clock) -> anyhow::Result<Option<Arc<KeyRing>>> {
+    match config.auth {
+        Auth::Off => Ok(None),
+        Auth::Keys => {
+            let keys = KeyRing::load(store.clone(), clock).await.context("the API keys could not be read")?;
+            anyhow::ensure!(keys.has_admin(), NO_ADMIN_KEY);
+            Ok(Some(keys))
+        }
     }
 }
 
@@ -178,7 +205,8 @@ async fn open_cache(config: &Config, store: &dyn Store) -> anyhow::Result<Arc<dy
     })
 }
 
-fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+/// The configured store. Nothing is connected to or changed by that.
+pub fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
     Ok(match &config.database_url {
         Some(url) => Arc::new(PostgresStore::connect(url)?),
         None => Arc::new(

@@ -20,20 +20,25 @@ fn run(arguments: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String, String
 /// A service over a store of its own, and its log.
 struct Service {
     child: Child,
-    log: BufReader<ChildStderr>,
+    /// Until somebody else reads it.
+    log: Option<BufReader<ChildStderr>>,
     addr: String,
-    _home: tempfile::TempDir,
+    home: tempfile::TempDir,
 }
 
 impl Service {
     fn start() -> Self {
-        let home = tempfile::tempdir().expect("a directory");
-        let env = [("HOOKPOST_LOG_FORMAT", "json"), ("HOOKPOST_ATTEMPT_TIMEOUT", "30s")];
-        let mut command = hookpost(&["serve", "--dev", "--listen", "127.0.0.1:0"], &env);
+        Self::start_in(tempfile::tempdir().expect("a directory"), &["--dev"], &[])
+    }
+
+    fn start_in(home: tempfile::TempDir, arguments: &[&str], env: &[(&str, &str)]) -> Self {
+        let mut env = env.to_vec();
+        env.extend([("HOOKPOST_LOG_FORMAT", "json"), ("HOOKPOST_ATTEMPT_TIMEOUT", "30s")]);
+        let mut command = hookpost(&[&["serve", "--listen", "127.0.0.1:0"], arguments].concat(), &env);
         command.env("HOOKPOST_DATA_DIR", home.path()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
-        let log = BufReader::new(child.stderr.take().expect("its log"));
-        let mut service = Self { child, log, addr: String::new(), _home: home };
+        let log = Some(BufReader::new(child.stderr.take().expect("its log")));
+        let mut service = Self { child, log, addr: String::new(), home };
         let line = service.logged("hookpost listens");
         service.addr = line["url"].as_str().expect("a URL").replace("http://", "");
         service
@@ -42,7 +47,8 @@ impl Service {
     /// Reads the log up to the line with this message.
     fn logged(&mut self, message: &str) -> serde_json::Value {
         let mut line = String::new();
-        while self.log.read_line(&mut line).expect("a line") > 0 {
+        let log = self.log.as_mut().expect("nobody else reads it");
+        while log.read_line(&mut line).expect("a line") > 0 {
             let event: serde_json::Value = serde_json::from_str(&line).expect("one JSON object a line");
             if event["message"].as_str().is_some_and(|said| said.starts_with(message)) {
                 return event;
@@ -50,6 +56,16 @@ impl Service {
             line.clear();
         }
         panic!("it ended without saying {message:?}")
+    }
+
+    /// Reads the rest of the log while it is written: a service whose log nobody reads waits.
+    fn rest_of_log(&mut self) -> std::thread::JoinHandle<String> {
+        let mut log = self.log.take().expect("nobody else reads it");
+        std::thread::spawn(move || {
+            let mut text = String::new();
+            log.read_to_string(&mut text).expect("text");
+            text
+        })
     }
 
     fn post(&self, path: &str, body: &str) -> String {
@@ -88,7 +104,7 @@ fn a_wrong_command_line_or_configuration_exits_with_2_and_says_why_in_one_line()
     assert_eq!(run(&["serve", "--lissten", "x"], &[]).0, Some(2));
     for (env, said) in [
         (("HOOKPOST_RETENTION", "1s"), "retention (environment variable HOOKPOST_RETENTION) is \"1s\""),
-        (("HOOKPOST_LISTEN", "0.0.0.0:0"), "HOOKPOST_AUTH=off"),
+        (("HOOKPOST_AUTH", "none"), "expected keys, off, or nothing"),
         (("HOOKPOST_CONFIG", "/nowhere/hookpost.toml"), "/nowhere/hookpost.toml cannot be read"),
     ] {
         let (code, out, error) = run(&["serve"], &[env]);
@@ -112,7 +128,7 @@ fn a_port_that_is_taken_exits_with_1_and_is_named() {
     let addr = taken.local_addr().expect("an address").to_string();
     let home = tempfile::tempdir().expect("a directory");
     let data_dir = home.path().to_str().expect("text");
-    let (code, _, error) = run(&["serve", "--listen", &addr, "--data-dir", data_dir], &[]);
+    let (code, _, error) = run(&["serve", "--listen", &addr, "--data-dir", data_dir], &[("HOOKPOST_AUTH", "off")]);
     assert_eq!(code, Some(1));
     assert!(error.lines().last().is_some_and(|line| line.contains(&format!("cannot listen on {addr}"))), "{error}");
 }
@@ -168,4 +184,91 @@ fn a_second_signal_ends_a_stop_that_waits_for_a_receiver() {
     service.signal("-TERM");
     // Had it waited for the attempt, it would have stopped with 0.
     assert_eq!(service.child.wait().expect("a status").code(), Some(128 + 15));
+}
+
+/// What the service there answers to whoever shows this key.
+fn get(addr: &str, path: &str, key: &str) -> String {
+    let mut stream = TcpStream::connect(addr).expect("it listens");
+    let head =
+        format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+/// Runs `hookpost keys` on the store in a directory; what it prints, and what it says besides.
+fn keys(home: &tempfile::TempDir, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let data_dir = home.path().to_str().expect("text");
+    run(&[&["keys"], arguments, &["--data-dir", data_dir]].concat(), &[])
+}
+
+#[test]
+fn the_first_key_is_printed_alone_and_only_once() {
+    let home = tempfile::tempdir().expect("a directory");
+    let (code, out, said) = keys(&home, &["list"]);
+    assert!(code == Some(0) && out.is_empty() && said.contains("keys create --admin"), "{out}{said}");
+    let (code, out, said) = keys(&home, &["create", "--admin"]);
+    let key = out.strip_suffix('\n').expect("a line");
+    assert!(code == Some(0) && key.starts_with("hp_") && !key.contains(char::is_whitespace), "{out}");
+    assert!(said.contains("of role admin") && !said.contains(key), "{said}");
+    let (_, listed, _) = keys(&home, &["list"]);
+    assert!(listed.contains(&key[3..13]) && listed.contains("of role admin") && !listed.contains(key), "{listed}");
+
+    let create = ["create", "--name", "acme", "--role", "tenant", "--tenant", "acme", "--expires-in", "90d", "--json"];
+    let made: serde_json::Value = serde_json::from_str(&keys(&home, &create).1).expect("JSON");
+    assert!(made["key"].is_string() && made["tenant"] == "acme" && made["expires_at"].is_string(), "{made}");
+    let listed: Vec<serde_json::Value> = serde_json::from_str(&keys(&home, &["list", "--json"]).1).expect("JSON");
+    assert!(listed.len() == 2 && listed.iter().all(|row| row.get("key").is_none()), "{listed:?}");
+}
+
+#[test]
+fn a_key_that_cannot_be_made_or_revoked_says_why() {
+    let home = tempfile::tempdir().expect("a directory");
+    for (arguments, code, said) in [
+        (&["create", "--name", "acme", "--role", "tenant"][..], 2, "--tenant is nothing; expected the tenant"),
+        (&["create", "--name", "acme", "--role", "root"], 2, "\"root\" is no role"),
+        (&["create", "--name", "acme", "--role", "reader", "--expires-in", "1s"], 2, "--expires-in is 1s"),
+        (&["create"], 2, "--role"),
+        (&["revoke", "hunter2"], 2, "10 letters and digits"),
+        (&["revoke", "0123456789"], 1, "there is no key 0123456789"),
+    ] {
+        let (found, out, error) = keys(&home, arguments);
+        assert!(found == Some(code) && out.is_empty() && error.contains(said), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
+fn api_keys_are_revoked_beside_a_running_service_and_nothing_of_them_is_stored_or_logged() {
+    let home = tempfile::tempdir().expect("a directory");
+    let (_, admin, _) = keys(&home, &["create", "--admin"]);
+    let (_, reader, _) = keys(&home, &["create", "--name", "dashboard", "--role", "reader"]);
+    let (admin, reader) = (admin.trim().to_owned(), reader.trim().to_owned());
+    let mut service = Service::start_in(home, &[], &[("HOOKPOST_LOG", "trace")]);
+    let log = service.rest_of_log();
+    let get = |path: &str, key: &str| get(&service.addr, path, key);
+    assert!(get("/subscriptions", "hunter2").starts_with("HTTP/1.1 401"));
+    assert!(get("/subscriptions", &reader).starts_with("HTTP/1.1 200"));
+    let (code, _, said) = keys(&service.home, &["revoke", &reader[3..13]]);
+    assert!(code == Some(0) && said.contains("is revoked"), "{said}");
+    let revoked = std::time::Instant::now();
+    loop {
+        let asked_after = revoked.elapsed();
+        if get("/subscriptions", &reader).starts_with("HTTP/1.1 401") {
+            break;
+        }
+        assert!(asked_after.as_millis() <= 1000, "still let in {asked_after:?} after the revocation");
+    }
+    assert!(get("/keys", &admin).starts_with("HTTP/1.1 200"));
+    service.signal("-TERM");
+    let log = log.join().expect("it was read");
+    assert!(log.contains(&reader[3..13]), "its prefix says in the log which key was refused: {log}");
+    let secrets = [&admin, &reader].map(|key| key[14..].to_owned());
+    assert!(secrets.iter().all(|secret| !log.contains(secret)));
+    for entry in std::fs::read_dir(service.home.path()).expect("the data") {
+        let path = entry.expect("a file").path();
+        let bytes = std::fs::read(&path).expect("bytes");
+        let holds = |secret: &String| bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+        assert!(!secrets.iter().any(holds), "{}", path.display());
+    }
 }

@@ -132,6 +132,26 @@ fn signatures_are_compared_in_constant_time() {
     );
 }
 
+#[test]
+fn handlers_find_what_exists_for_a_caller_in_one_place() {
+    // Whoever goes round it shows one tenant what is another's.
+    const LOOK_UPS: [&str; 3] = ["store.subscription(", "store.delivery(", "store.event("];
+    none_of("Look it up through http/visible.rs, on behalf of the caller.", lines(&["src/http"]), |line| {
+        !line.place.starts_with("src/http/visible.rs") && LOOK_UPS.iter().any(|call| line.code().contains(call))
+    });
+}
+
+#[test]
+fn timing_says_nothing_of_a_key_or_a_signature() {
+    let calls = |folder: &str, call: &str| lines(&[folder]).iter().any(|line| line.code().contains(call));
+    assert!(calls("src/access", ".ct_eq("), "hashes of keys are compared in constant time");
+    assert!(calls("src/outbound", ".verify_slice("), "signatures are compared in constant time");
+    let compared = lines(&["src/access", "src/http"]).into_iter().filter(|line| {
+        ["hash == ", "hash != ", "hash.eq(", ".as_bytes() == "].iter().any(|how| line.code().contains(how))
+    });
+    none("A hash of a key is compared by `KeyHash::matches`.", compared.map(|line| line.place));
+}
+
 /// Sleeping in a test hides a race, or waits longer than it has to. What may do it all the same, and why.
 const MAY_SLEEP: [(&str, &str); 0] = [];
 

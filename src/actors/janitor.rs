@@ -14,6 +14,8 @@ const EXPIRE_LIMIT: usize = 500;
 const PRUNE_LIMIT: usize = 500;
 /// How long a producer may send a request again under the same key.
 const KEYS_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// How long a key that was revoked or has expired is still listed: long enough to be asked about.
+const DEAD_API_KEYS_KEPT: Duration = Duration::from_hours(90 * 24);
 /// Between two chunks, so that producers are served in between.
 const BREATH: Duration = Duration::from_millis(20);
 
@@ -69,6 +71,14 @@ impl Janitor {
         }
         loop {
             let counts = store.prune_keys(now - KEYS_KEPT, PRUNE_LIMIT).await?;
+            total.add(&counts);
+            if !counts.more {
+                break;
+            }
+            tokio::time::sleep(BREATH).await;
+        }
+        loop {
+            let counts = store.prune_api_keys(now - DEAD_API_KEYS_KEPT, PRUNE_LIMIT).await?;
             total.add(&counts);
             if !counts.more {
                 break;

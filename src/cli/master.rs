@@ -11,6 +11,16 @@ use crate::service;
 use crate::telemetry;
 use crate::vault::{MasterKey, Resealed};
 
+pub(super) const HELP_ROTATE: &str = "\
+To replace a master key, without a pause:
+  1. restart every process with HOOKPOST_MASTER_KEY=old,new   all of them can open what either has sealed
+  2. restart every process with HOOKPOST_MASTER_KEY=new,old   what is new is sealed under the new one
+  3. HOOKPOST_MASTER_KEY=new,old hookpost keys rotate-master  so is the rest; may be interrupted and repeated
+  4. restart every process with HOOKPOST_MASTER_KEY=new
+
+Secrets from before there was a master key are sealed by it, too. Backups, and what a database has not overwritten yet, may
+still hold those as they were: rotate the secrets themselves to be sure.";
+
 /// Prints a fresh key, which is kept nowhere.
 pub(super) fn new_master() -> anyhow::Result<()> {
     print(&format!("{}\n", MasterKey::generate().to_base64().expose_secret()))

@@ -1,7 +1,6 @@
 //! What can be wrong with the configuration, each in one line.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::layers::Source;
@@ -76,15 +75,6 @@ pub enum ConfigError {
         path: PathBuf,
         /// What is wrong, without what it says.
         problem: String,
-    },
-    /// The API would be open to a network, and nobody has said that it should be.
-    #[error(
-        "refusing to listen on {listen}: other machines can reach it and API keys do not exist yet, so anyone there could \
-         send and read events; set HOOKPOST_AUTH=off if something in front keeps strangers out, or listen on 127.0.0.1"
-    )]
-    Exposed {
-        /// Where it would listen.
-        listen: SocketAddr,
     },
 }
 

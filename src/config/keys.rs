@@ -22,7 +22,7 @@ const PREFIX: &str = "HOOKPOST_";
 
 pub(super) static LISTEN: Key =
     key("listen", "HOOKPOST_LISTEN", "an IP address and a port, such as 127.0.0.1:8000 or [::1]:8000");
-pub(super) static AUTH: Key = key("auth", "HOOKPOST_AUTH", "off (API keys come later), or nothing");
+pub(super) static AUTH: Key = key("auth", "HOOKPOST_AUTH", "keys, off, or nothing (keys; with --dev, off)");
 pub(super) static DATABASE_URL: Key =
     key("database_url", "DATABASE_URL", "a URL such as postgres://user:password@host:5432/database");
 pub(super) static DATA_DIR: Key = key("data_dir", "HOOKPOST_DATA_DIR", "a directory, such as ./data");
@@ -33,6 +33,8 @@ pub(super) static RETRY_SCHEDULE: Key =
 pub(super) static ATTEMPT_TIMEOUT: Key =
     key("attempt_timeout", "HOOKPOST_ATTEMPT_TIMEOUT", "a duration from 100ms to 5m, such as 10s");
 pub(super) static RETENTION: Key = key("retention", "HOOKPOST_RETENTION", "a duration from 1h to 366days, such as 72h");
+pub(super) static MAX_SUBSCRIPTIONS: Key =
+    key("max_subscriptions", "HOOKPOST_MAX_SUBSCRIPTIONS", "a whole number from 1 to 10000000");
 pub(super) static ALLOW_TARGETS: Key = key(
     "allow_targets",
     "HOOKPOST_ALLOW_TARGETS",
@@ -61,7 +63,7 @@ pub(super) static LOG: Key =
 pub(super) static LOG_FORMAT: Key = key("log_format", "HOOKPOST_LOG_FORMAT", "pretty or json");
 
 /// All of them, in the order in which they are shown.
-pub(super) static ALL: [&Key; 16] = [
+pub(super) static ALL: [&Key; 17] = [
     &LISTEN,
     &AUTH,
     &DATABASE_URL,
@@ -70,6 +72,7 @@ pub(super) static ALL: [&Key; 16] = [
     &RETRY_SCHEDULE,
     &ATTEMPT_TIMEOUT,
     &RETENTION,
+    &MAX_SUBSCRIPTIONS,
     &ALLOW_TARGETS,
     &REQUIRE_HTTPS,
     &REFUSED_PORTS,

@@ -12,7 +12,7 @@ use toml::{Table, Value};
 
 use super::error::{self, Found};
 use super::keys::{self, Key};
-use super::{Config, ConfigError, Flags, mask, nearest, parse};
+use super::{Auth, Config, ConfigError, Flags, mask, nearest, parse};
 use crate::delivery::RetrySchedule;
 
 const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -166,13 +166,14 @@ impl Layers {
     fn judge(&self, dev: bool) -> Result<Config, ConfigError> {
         let config = Config {
             listen: self.read(&keys::LISTEN, parse::listen)?,
-            auth: self.read(&keys::AUTH, parse::auth)?,
+            auth: self.read(&keys::AUTH, parse::auth)?.unwrap_or(if dev { Auth::Off } else { Auth::Keys }),
             data_dir: self.read(&keys::DATA_DIR, parse::data_dir)?,
             database_url: self.read(&keys::DATABASE_URL, parse::database_url)?,
             redis_url: self.read(&keys::REDIS_URL, parse::redis_url)?,
             retry_schedule: self.read(&keys::RETRY_SCHEDULE, parse::retry_schedule)?,
             attempt_timeout: self.read(&keys::ATTEMPT_TIMEOUT, parse::attempt_timeout)?,
             retention: self.read(&keys::RETENTION, parse::retention)?,
+            max_subscriptions: self.read(&keys::MAX_SUBSCRIPTIONS, parse::max_subscriptions)?,
             allow_targets: with_dev(self.read(&keys::ALLOW_TARGETS, parse::allow_targets)?, dev),
             require_https: self.read(&keys::REQUIRE_HTTPS, parse::require_https)?,
             refused_ports: self.read(&keys::REFUSED_PORTS, parse::refused_ports)?,
@@ -222,6 +223,11 @@ impl Layers {
             .iter()
             .map(|key| Setting { name: key.name, value: self.shown(key), source: source(key) })
             .collect();
+        for setting in settings.iter_mut().filter(|setting| setting.name == keys::AUTH.name && setting.value.is_empty())
+        {
+            setting.value = config.auth.as_str().to_owned();
+            setting.source = if config.dev { Source::Dev } else { Source::Default };
+        }
         if config.dev {
             let ranges: Vec<_> = config.allow_targets.iter().map(IpNet::to_string).collect();
             for setting in settings.iter_mut().filter(|setting| setting.name == keys::ALLOW_TARGETS.name) {

@@ -1,6 +1,7 @@
 //! Judges the value of each setting. An error says what is wrong with the value, without repeating it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ pub(super) const MAX_ATTEMPT_TIMEOUT: Duration = Duration::from_mins(5);
 pub(super) const MIN_RETENTION: Duration = Duration::from_hours(1);
 /// Longest retention: PostgreSQL holds four partitions a day and table, and plans slow down in the thousands.
 pub(super) const MAX_RETENTION: Duration = Duration::from_hours(366 * 24);
+/// One subscription to as many as a store was ever tried with.
+pub(super) const MAX_SUBSCRIPTIONS: RangeInclusive<u64> = 1..=10_000_000;
 /// Most ranges: each is compared at every connect.
 pub(super) const MAX_ALLOWED_TARGETS: usize = 64;
 /// Most name servers, as in `resolv.conf`: a lookup has no time to ask more.
@@ -42,6 +45,7 @@ pub(super) fn listen(text: &str) -> Parsed<SocketAddr> {
 pub(super) fn auth(text: &str) -> Parsed<Option<Auth>> {
     match text {
         "" => Ok(None),
+        "keys" => Ok(Some(Auth::Keys)),
         "off" => Ok(Some(Auth::Off)),
         _ => Err("there is no such way to authenticate".to_owned()),
     }
@@ -95,6 +99,14 @@ fn duration(text: &str, least: Duration, most: Duration) -> Parsed<Duration> {
         _ if found < least => Err(format!("it is below the least, {}", show(least))),
         _ if found > most => Err(format!("it is above the most, {}", show(most))),
         _ => Ok(found),
+    }
+}
+
+pub(super) fn max_subscriptions(text: &str) -> Parsed<u64> {
+    match text.parse() {
+        Ok(number) if MAX_SUBSCRIPTIONS.contains(&number) => Ok(number),
+        Ok(_) => Err("it is out of range".to_owned()),
+        Err(_) => Err("it is not a whole number".to_owned()),
     }
 }
 

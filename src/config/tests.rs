@@ -38,7 +38,7 @@ fn setting(resolved: &Resolved, name: &str) -> (String, String) {
 fn nothing_configured_is_the_embedded_store_on_loopback_with_the_documented_defaults() {
     let Resolved { config, settings } = with_env(&[]).expect("defaults");
     assert_eq!(config.listen.to_string(), "127.0.0.1:8000");
-    assert!(config.database_url.is_none() && config.redis_url.is_none() && config.auth.is_none() && !config.dev);
+    assert!(config.database_url.is_none() && config.redis_url.is_none() && config.auth == Auth::Keys && !config.dev);
     assert_eq!(config.data_dir, Path::new("./data"));
     assert_eq!(config.retry_schedule, RetrySchedule::default());
     assert_eq!((config.attempt_timeout, config.retention), (Duration::from_secs(10), Duration::from_hours(72)));
@@ -67,7 +67,7 @@ fn an_empty_variable_is_an_unset_one() {
     let resolved =
         with_env(&[("HOOKPOST_LISTEN", ""), ("DATABASE_URL", " "), ("HOOKPOST_AUTH", "")]).expect("defaults");
     assert_eq!(setting(&resolved, "listen").1, "default");
-    assert!(resolved.config.database_url.is_none() && resolved.config.auth.is_none());
+    assert!(resolved.config.database_url.is_none() && resolved.config.auth == Auth::Keys);
 }
 
 #[test]
@@ -286,21 +286,24 @@ fn a_file_of_master_keys_stands_for_the_variable_and_not_beside_it() {
 }
 
 #[test]
-fn a_listener_on_a_network_needs_somebody_to_say_that_it_may_be_open() {
-    let check = |listen: &str, auth: &str, flags: &Flags| {
-        let env = env(&[("HOOKPOST_LISTEN", listen), ("HOOKPOST_AUTH", auth)]);
-        resolve(None, &env, flags).expect("a configuration").config.check_exposure()
+fn keys_are_asked_for_unless_somebody_has_said_otherwise() {
+    let auth = |said: &str, flags: &Flags| {
+        let resolved = resolve(None, &env(&[("HOOKPOST_AUTH", said)]), flags).expect("a configuration");
+        (resolved.config.auth, setting(&resolved, "auth").0)
     };
     let flags = Flags::default();
-    for loopback in ["127.0.0.1:8000", "127.9.9.9:80", "[::1]:8000", "[::ffff:127.0.0.1]:8000"] {
-        assert_eq!(check(loopback, "", &flags), Ok(()), "{loopback}");
-    }
-    for open in ["0.0.0.0:8000", "[::]:8000", "192.168.1.2:8000", "[::ffff:0.0.0.0]:8000"] {
-        let text = check(open, "", &flags).expect_err(open).to_string();
-        assert!(text.contains("HOOKPOST_AUTH=off") && !text.contains('\n'), "{text}");
-        assert_eq!(check(open, "off", &flags), Ok(()));
-        assert_eq!(check(open, "", &dev()), Ok(()));
-    }
+    assert_eq!(auth("", &flags), (Auth::Keys, "keys".to_owned()));
+    assert_eq!(auth("off", &flags), (Auth::Off, "off".to_owned()));
+    assert_eq!(auth("", &dev()), (Auth::Off, "off".to_owned()));
+    assert_eq!(auth("keys", &dev()), (Auth::Keys, "keys".to_owned()));
+}
+
+#[test]
+fn the_quota_of_subscriptions_holds_at_its_bounds_and_not_beyond() {
+    let quota = |text: &str| with_env(&[("HOOKPOST_MAX_SUBSCRIPTIONS", text)]);
+    assert_eq!(with_env(&[]).expect("defaults").config.max_subscriptions, 100_000);
+    assert!(quota("1").is_ok() && quota("10000000").is_ok());
+    assert!(quota("0").is_err() && quota("10000001").is_err() && quota("-1").is_err());
 }
 
 #[test]

@@ -12,13 +12,15 @@ use warp::filters::BoxedFilter;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
+use super::access::{Access, access};
 use super::problem::{FieldError, Problem, quoted, shortened};
 use super::query::{self, PageRules};
 use super::reply::{self, Answer};
 use super::subscription_body::{kind_of, object, refuse_if_any};
 use super::subscription_shown::Shown;
-use super::subscriptions::{not_found, to_the_end, update};
-use super::{Http, IdSegment, content_length, get_or_head, with};
+use super::subscriptions::{to_the_end, update};
+use super::{Http, IdSegment, content_length, get_or_head, visible, with};
+use crate::access::{Caller, Permission};
 use crate::delivery::{DisabledReason, StateChange, Subscription, SubscriptionId};
 use crate::store::SubscriptionChange;
 
@@ -37,37 +39,39 @@ const PAGES: PageRules =
 pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
     let body = || content_length().and(warp::body::stream());
     let disable = warp::path!("subscriptions" / IdSegment / "disable").and(warp::post());
-    let disable = disable.and(with(http)).and(body()).then(disable_by_hand);
+    let disable = disable.and(with(http)).and(access(http)).and(body()).then(disable_by_hand);
     let enable = warp::path!("subscriptions" / IdSegment / "enable").and(warp::post());
-    let enable = enable.and(with(http)).and(body()).then(enable_by_hand);
+    let enable = enable.and(with(http)).and(access(http)).and(body()).then(enable_by_hand);
     let changes = warp::path!("subscriptions" / IdSegment / "changes").and(get_or_head());
-    let changes = changes.and(with(http)).and(query::raw()).then(changes_of);
+    let changes = changes.and(with(http)).and(access(http)).and(query::raw()).then(changes_of);
     disable.or(enable).unify().or(changes).unify().map(reply::render).boxed()
 }
 
 async fn disable_by_hand<B: Buf>(
     segment: IdSegment,
     http: Arc<Http>,
+    access: Access,
     length: Option<u64>,
     mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
 ) -> Answer {
-    let body = http.bodies.read_or_discard(length, &mut body).await?;
+    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, length, &mut body).await?;
     let id = segment.id()?;
     let reason = reason(&body)?;
-    changed(http, id, move |current| current.disabled.is_none().then(|| disabling(reason))).await
+    changed(http, caller, id, move |current| current.disabled.is_none().then(|| disabling(reason))).await
 }
 
 async fn enable_by_hand<B: Buf>(
     segment: IdSegment,
     http: Arc<Http>,
+    access: Access,
     length: Option<u64>,
     mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
 ) -> Answer {
-    let body = http.bodies.read_or_discard(length, &mut body).await?;
+    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, length, &mut body).await?;
     let id = segment.id()?;
     let backlog = backlog(&body)?;
     // What is to be dropped is dropped from an enabled subscription, too.
-    changed(http, id, move |current| {
+    changed(http, caller, id, move |current| {
         (current.disabled.is_some() || backlog == Backlog::Drop).then(|| enabling(backlog))
     })
     .await
@@ -76,11 +80,12 @@ async fn enable_by_hand<B: Buf>(
 /// Makes the change that follows from what the subscription is, if one does, and shows what it is then.
 async fn changed(
     http: Arc<Http>,
+    caller: Caller,
     id: SubscriptionId,
     change: impl FnOnce(&Subscription) -> Option<SubscriptionChange> + Send + 'static,
 ) -> Answer {
     let subscription = to_the_end(async move {
-        let current = http.api.store.subscription(id).await?.ok_or_else(|| not_found(id))?;
+        let current = visible::subscription(&http, &caller, id).await?;
         match change(&current) {
             Some(change) => update(&http, id, change).await,
             None => Ok(current),
@@ -160,13 +165,13 @@ fn backlog(body: &[u8]) -> Result<Backlog, Problem> {
     }
 }
 
-async fn changes_of(segment: IdSegment, http: Arc<Http>, query: String) -> Answer {
+async fn changes_of(segment: IdSegment, http: Arc<Http>, access: Access, query: String) -> Answer {
+    let caller = access.to(Permission::Read)?;
     let id = segment.id()?;
     let page = PAGES.parse(&query)?;
-    let store = &http.api.store;
-    store.subscription(id).await?.ok_or_else(|| not_found(id))?;
+    visible::subscription(&http, &caller, id).await?;
     // One more than asked for says whether there is another page.
-    let mut found = store.state_changes(id, page.cursor, page.limit + 1).await?;
+    let mut found = http.api.store.state_changes(id, page.cursor, page.limit + 1).await?;
     let more = found.len() > page.limit;
     found.truncate(page.limit);
     let response = reply::json(StatusCode::OK, &found.iter().map(ShownChange::from).collect::<Vec<_>>())?;

@@ -10,10 +10,12 @@ use warp::filters::BoxedFilter;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
-use super::problem::{Kind, Problem, quoted};
+use super::access::{Access, access};
+use super::problem::{Kind, Problem};
 use super::query::{self, PageRules};
 use super::reply::{self, Answer};
-use super::{Http, get_or_head, with};
+use super::{Http, get_or_head, visible, with};
+use crate::access::Permission;
 use crate::delivery::{DeliveryId, DeliveryState, Event, EventId, SubscriptionId};
 use crate::store::EventDelivery;
 
@@ -30,19 +32,18 @@ pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
     warp::path!("events" / String)
         .and(get_or_head())
         .and(with(http))
+        .and(access(http))
         .and(query::raw())
         .then(event)
         .map(reply::render)
         .boxed()
 }
 
-async fn event(segment: String, http: Arc<Http>, query: String) -> Answer {
-    let unknown = |why: String| Problem::new(Kind::EventNotFound, why);
-    let id: EventId =
-        segment.parse().map_err(|_| unknown(format!("{} is no event_id: these are UUIDs", quoted(&segment))))?;
+async fn event(segment: String, http: Arc<Http>, access: Access, query: String) -> Answer {
+    let caller = access.to(Permission::Read)?;
     let page = PAGES.parse::<Uuid>(&query)?;
-    let event = http.api.store.event(id).await?;
-    let event = event.ok_or_else(|| unknown(format!("there is no event {id}, or its retention has passed")))?;
+    let event = visible::event(&http, &caller, &segment).await?;
+    let id = event.id;
     let after = page.cursor.map_or(DeliveryId::MIN, DeliveryId);
     // One more than asked for says whether there is another page.
     let mut found = http.api.store.event_deliveries(id, after, page.limit + 1).await?;

@@ -11,8 +11,8 @@ use serde_json::value::RawValue;
 use super::json::{self, MAX_DEPTH, kind_of};
 use super::problem::{FieldError, Kind, Problem, quoted, shortened};
 use super::{event_type, tenant};
+use crate::access::Caller;
 use crate::actors::NewEvent;
-use crate::delivery::DEFAULT_TENANT;
 
 /// Room for any id, short enough for an index.
 const MAX_ORDERING_KEY_CHARS: usize = 256;
@@ -23,12 +23,12 @@ const EVENT_TYPE_EXPECTED: &str = "a string like \"order.created\"";
 const PAYLOAD_EXPECTED: &str = "any JSON value, nested at most 128 levels deep";
 const ORDERING_KEY_EXPECTED: &str = "a string of 1 to 256 printable characters, or null for none";
 
-/// An event to publish.
-pub(super) fn new_event(body: &[u8]) -> Result<NewEvent, Problem> {
+/// An event that the caller publishes.
+pub(super) fn new_event(body: &[u8], caller: &Caller) -> Result<NewEvent, Problem> {
     let (fields, mut errors) = fields(body)?;
     let event_type = kept(event_type(fields.event_type), &mut errors);
     let payload = kept(payload(fields.payload), &mut errors);
-    let tenant = kept(tenant(fields.tenant), &mut errors);
+    let tenant = kept(tenant(fields.tenant, caller), &mut errors);
     let ordering_key = kept(ordering_key(fields.ordering_key), &mut errors);
     match (event_type, payload, tenant, ordering_key) {
         (Some(event_type), Some(payload), Some(tenant), Some(ordering_key)) if errors.is_empty() => {
@@ -129,13 +129,12 @@ fn payload(value: Option<&str>) -> Result<Bytes, FieldError> {
 }
 
 /// Not null: who names a tenant and has none must not publish to another.
-fn tenant(value: Option<&str>) -> Result<Arc<str>, FieldError> {
-    if value.is_none() {
-        return Ok(DEFAULT_TENANT.into());
+fn tenant(value: Option<&str>, caller: &Caller) -> Result<Arc<str>, FieldError> {
+    let named = value.map(|_| string("tenant", value, tenant::EXPECTED)).transpose()?;
+    if let Some(name) = &named {
+        tenant::check(name)?;
     }
-    let name = string("tenant", value, tenant::EXPECTED)?;
-    tenant::check(&name)?;
-    Ok(name.into())
+    tenant::meant(caller, named).map(Arc::from)
 }
 
 fn ordering_key(value: Option<&str>) -> Result<Option<Arc<str>>, FieldError> {

@@ -4,6 +4,10 @@ use serde_json::{Value, json};
 
 use super::*;
 
+fn new_event(body: &[u8]) -> Result<NewEvent, Problem> {
+    super::new_event(body, &Caller::anonymous())
+}
+
 fn read(body: &Value) -> Result<NewEvent, Problem> {
     new_event(body.to_string().as_bytes())
 }

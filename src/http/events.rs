@@ -12,10 +12,12 @@ use warp::filters::BoxedFilter;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
+use super::access::{Access, access};
 use super::event_body::new_event;
 use super::idempotency::{self, Key};
 use super::reply::{self, Answer};
 use super::{Http, content_length, with};
+use crate::access::Permission;
 use crate::actors::{NewEvent, Published};
 use crate::delivery::{DeliveryId, DeliveryState, EventId, SubscriptionId};
 
@@ -27,6 +29,7 @@ pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
     let all = warp::path("events").and(warp::path::end());
     all.and(warp::post())
         .and(with(http))
+        .and(access(http))
         .and(idempotency::key())
         .and(content_length())
         .and(warp::body::stream())
@@ -36,11 +39,12 @@ pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
 
 async fn answer<B: Buf>(
     http: Arc<Http>,
+    access: Access,
     key: Option<Key>,
     length: Option<u64>,
     mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
 ) -> Response {
-    publish(&http, key, length, &mut body).await.unwrap_or_else(|problem| {
+    publish(&http, access, key, length, &mut body).await.unwrap_or_else(|problem| {
         http.api.metrics.refused(problem.kind().name());
         problem.into_response()
     })
@@ -48,12 +52,13 @@ async fn answer<B: Buf>(
 
 async fn publish<B: Buf>(
     http: &Http,
+    access: Access,
     key: Option<Key>,
     length: Option<u64>,
     body: &mut (impl Stream<Item = Result<B, warp::Error>> + Unpin),
 ) -> Answer {
-    let body = http.bodies.read_or_discard(length, body).await?;
-    let event = new_event(&body)?;
+    let (caller, body) = access.with_body(Permission::Ingest, &http.bodies, length, body).await?;
+    let event = new_event(&body, &caller)?;
     // What waits for the commit holds the payload, and not the body that it was copied from.
     drop(body);
     let key = key.map(|key| key.of_request(&parts(&event))).transpose()?;

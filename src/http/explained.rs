@@ -8,11 +8,13 @@ use warp::filters::BoxedFilter;
 use warp::http::{StatusCode, header};
 use warp::reply::Response;
 
+use super::access::{Access, access};
 use super::explain::{Facts, WaitsFor, sentence, waits_at_rest};
 use super::problem::Problem;
 use super::reply::{self, Answer, with_header};
 use super::status;
-use super::{Http, get_or_head, with};
+use super::{Http, get_or_head, visible, with};
+use crate::access::Permission;
 use crate::actors::LiveState;
 use crate::delivery::{BreakerState, DeliveryId, DeliveryState, DisabledReason, SubscriptionId, Waits};
 use crate::store::DeliveryRecord;
@@ -20,11 +22,12 @@ use crate::store::DeliveryRecord;
 /// The route of this file.
 pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
     let explain = warp::path!("deliveries" / String / "explain").and(get_or_head());
-    explain.and(with(http)).then(explain_delivery).map(reply::render).boxed()
+    explain.and(with(http)).and(access(http)).then(explain_delivery).map(reply::render).boxed()
 }
 
-async fn explain_delivery(segment: String, http: Arc<Http>) -> Answer {
-    let record = status::find(&segment, &http).await?;
+async fn explain_delivery(segment: String, http: Arc<Http>, access: Access) -> Answer {
+    let caller = access.to(Permission::Read)?;
+    let record = visible::delivery(&http, &caller, &segment).await?;
     let waiting = waiting(&http, &record).await?;
     let live = match waiting.waits {
         // Without an engine the rows still say something.
@@ -49,7 +52,7 @@ pub(super) async fn waiting(http: &Http, record: &DeliveryRecord) -> Result<Wait
     if !matches!(status::state(record), DeliveryState::Pending | DeliveryState::Retrying) {
         return Ok(Waiting::default());
     }
-    let subscription = http.api.store.subscription(record.subscription_id).await?;
+    let subscription = visible::subscription_of(http, record).await?;
     let disabled = subscription.and_then(|subscription| subscription.disabled);
     let live = http.api.engine.why(record.subscription_id, record.id).await.ok().flatten();
     // The actor may not have heard yet of what is logged already.
@@ -138,6 +141,7 @@ mod tests {
         DeliveryRecord {
             id: DeliveryId::floor_at(Timestamp(1_700_000_000_000)),
             subscription_id: SubscriptionId(1),
+            tenant: Some("default".into()),
             event_type: None,
             event_id: None,
             retry: None,

@@ -7,9 +7,11 @@ use warp::filters::BoxedFilter;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
+use super::access::{Access, access};
 use super::problem::{Kind, Problem};
 use super::reply::{self, Answer};
 use super::{Http, get_or_head, with};
+use crate::access::Permission;
 
 /// The content type of what `Metrics::render` writes.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -20,7 +22,11 @@ const RETRY_AFTER_S: u64 = 2;
 pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
     let live = warp::path!("livez").and(get_or_head()).map(|| Ok(live()));
     let ready = warp::path!("readyz").and(get_or_head()).and(with(http)).map(|http: Arc<Http>| ready(&http));
-    let metrics = warp::path!("metrics").and(get_or_head()).and(with(http)).map(|http: Arc<Http>| Ok(metrics(&http)));
+    let metrics = warp::path!("metrics").and(get_or_head()).and(with(http)).and(access(http));
+    let metrics = metrics.map(|http: Arc<Http>, access: Access| {
+        access.across_tenants(Permission::Read)?;
+        Ok(metrics_of(&http))
+    });
     live.or(ready).unify().or(metrics).unify().map(reply::render).boxed()
 }
 
@@ -32,6 +38,8 @@ fn live() -> Response {
 fn ready(http: &Http) -> Answer {
     let status = http.api.engine.status();
     match &status.not_ready {
+        // Figures are not for strangers.
+        None if http.api.keys.is_some() => reply::json(StatusCode::OK, &serde_json::json!({ "status": "ready" })),
         None => reply::json(
             StatusCode::OK,
             &serde_json::json!({
@@ -46,6 +54,6 @@ fn ready(http: &Http) -> Answer {
     }
 }
 
-fn metrics(http: &Http) -> Response {
+fn metrics_of(http: &Http) -> Response {
     reply::typed(StatusCode::OK, METRICS_TYPE, http.api.metrics.render())
 }

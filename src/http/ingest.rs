@@ -1,5 +1,5 @@
 //! `POST /ingest/{id}`: the hot path. An event is checked in the order in which refusing is cheapest and says least to
-//! strangers: subscription, signature, event type, JSON.
+//! strangers: key, subscription, signature, event type, JSON.
 
 use std::convert::Infallible;
 use std::str::FromStr;
@@ -12,10 +12,13 @@ use warp::filters::BoxedFilter;
 use warp::http::{HeaderValue, StatusCode, header};
 use warp::reply::Response;
 
+use super::access::{Access, access};
 use super::idempotency::{self, Key};
 use super::problem::{FieldError, Kind, Problem, quoted};
 use super::server::Peer;
+use super::visible::no_subscription;
 use super::{Http, IdSegment, content_length, event_type, json, reply, with};
+use crate::access::Permission;
 use crate::actors::{Accepted, Active};
 use crate::delivery::{DeliveryId, SubscriptionId, Timestamp};
 use crate::outbound::signing::SigningKeys;
@@ -30,6 +33,7 @@ pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
     warp::path!("ingest" / IdSegment)
         .and(warp::post())
         .and(with(http))
+        .and(access(http))
         .and(headers())
         .and(content_length())
         .and(warp::body::stream())
@@ -78,11 +82,12 @@ fn headers() -> impl Filter<Extract = (Headers,), Error = warp::Rejection> + Clo
 async fn answer<B: Buf>(
     segment: IdSegment,
     http: Arc<Http>,
+    access: Access,
     headers: Headers,
     length: Option<u64>,
     mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
 ) -> Response {
-    match ingest(&segment, &http, headers, length, &mut body).await {
+    match ingest(&segment, &http, access, headers, length, &mut body).await {
         Ok((subscription, accepted)) => answer_accepted(subscription, accepted),
         Err(problem) => {
             http.api.metrics.refused(problem.kind().name());
@@ -94,12 +99,17 @@ async fn answer<B: Buf>(
 async fn ingest<B: Buf>(
     segment: &IdSegment,
     http: &Http,
+    access: Access,
     headers: Headers,
     length: Option<u64>,
     body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
 ) -> Result<(SubscriptionId, Accepted<DeliveryId>), Problem> {
+    let caller = access.to(Permission::Ingest)?;
     let id = segment.id()?;
     let active = http.api.engine.activate(id).await?;
+    if !caller.sees(&active.subscription().tenant) {
+        return Err(no_subscription(id));
+    }
     let keys = active.signing_keys()?.filter(|keys| keys.has_secret());
     let body = match (keys, &headers.signature) {
         // Before the body is read: nobody without a signature makes us hold one.

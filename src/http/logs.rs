@@ -8,11 +8,12 @@ use warp::filters::BoxedFilter;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
+use super::access::{Access, access};
 use super::query::{self, PageRules};
 use super::reply::{self, Answer};
 use super::status::LogRow;
-use super::subscriptions::not_found;
-use super::{Http, IdSegment, get_or_head, with};
+use super::{Http, IdSegment, get_or_head, visible, with};
+use crate::access::Permission;
 
 /// A row can carry the start of an answer, so the largest page is smaller than that of subscriptions.
 const PAGES: PageRules =
@@ -23,19 +24,20 @@ pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
     warp::path!("subscriptions" / IdSegment / "logs")
         .and(get_or_head())
         .and(with(http))
+        .and(access(http))
         .and(query::raw())
         .then(logs)
         .map(reply::render)
         .boxed()
 }
 
-async fn logs(segment: IdSegment, http: Arc<Http>, query: String) -> Answer {
+async fn logs(segment: IdSegment, http: Arc<Http>, access: Access, query: String) -> Answer {
+    let caller = access.to(Permission::Read)?;
     let id = segment.id()?;
     let page = PAGES.parse::<Uuid>(&query)?;
-    let store = &http.api.store;
-    store.subscription(id).await?.ok_or_else(|| not_found(id))?;
+    visible::subscription(&http, &caller, id).await?;
     // One more than asked for says whether there is another page.
-    let mut found = store.logs(id, page.cursor, page.limit + 1).await?;
+    let mut found = http.api.store.logs(id, page.cursor, page.limit + 1).await?;
     let more = found.len() > page.limit;
     found.truncate(page.limit);
     let response = reply::json(StatusCode::OK, &found.iter().map(LogRow::from).collect::<Vec<_>>())?;

@@ -16,6 +16,7 @@ mod health;
 mod idempotency;
 mod ingest;
 mod json;
+mod keys;
 mod logs;
 mod openapi;
 mod origin;
@@ -35,6 +36,7 @@ mod subscription_body;
 mod subscription_shown;
 mod subscriptions;
 mod tenant;
+mod visible;
 
 #[cfg(test)]
 mod routes_tests;
@@ -51,6 +53,7 @@ use warp::path::FullPath;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
+use crate::access::KeyRing;
 use crate::actors::Engine;
 use crate::clock::Clock;
 use crate::delivery::SubscriptionId;
@@ -75,6 +78,10 @@ pub struct Api {
     pub metrics: Arc<Metrics>,
     /// Judges target URLs.
     pub policy: Arc<TargetPolicy>,
+    /// Whose keys open which routes; `None` when nobody is asked for one.
+    pub keys: Option<Arc<KeyRing>>,
+    /// Most subscriptions of a tenant.
+    pub max_subscriptions: u64,
     /// Whether the pages say that this is a development instance.
     pub dev: bool,
     /// Tells the time.
@@ -117,6 +124,8 @@ fn routes(
         .or(state::routes(&http))
         .unify()
         .or(explained::routes(&http))
+        .unify()
+        .or(keys::routes(&http))
         .unify()
         .or(health::routes(&http))
         .unify()

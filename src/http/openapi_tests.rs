@@ -78,11 +78,16 @@ fn openapi_shape() -> Value {
     let object = |required: &[&str], properties: Value| json!({"type": "object", "required": required, "properties": properties, "additionalProperties": false});
     let text = json!({"type": "string", "minLength": 1});
     let reference = object(&["$ref"], json!({"$ref": {"pattern": "^#/components/"}}));
+    let security = json!({"type": "array", "items": object(&[], json!({"api_key": {"const": []}}))});
+    let scheme = object(
+        &["type", "scheme"],
+        json!({"type": {"const": "http"}, "scheme": {"const": "bearer"}, "bearerFormat": text, "description": text}),
+    );
     let operation = object(
         &["operationId", "tags", "summary", "responses"],
         json!({
             "operationId": text, "tags": {"type": "array", "items": text, "minItems": 1}, "summary": text,
-            "description": text, "parameters": list("parameter"),
+            "description": text, "parameters": list("parameter"), "security": security,
             "requestBody": object(&["content"], json!({"required": {"type": "boolean"}, "content": map("media")})),
             "responses": {"type": "object", "minProperties": 1, "propertyNames": {"pattern": "^[1-5][0-9][0-9]$"},
                           "additionalProperties": {"$ref": "#/$defs/response"}},
@@ -106,12 +111,16 @@ fn openapi_shape() -> Value {
             "servers": {"type": "array", "items": object(&["url"], json!({"url": text}))},
             "tags": {"type": "array", "items": object(&["name"], json!({"name": text, "description": text}))},
             "paths": {"type": "object", "propertyNames": {"pattern": "^/"}, "additionalProperties": {"$ref": "#/$defs/item"}},
-            "components": object(&["schemas"], json!({"schemas": map("schema"), "parameters": map("parameter")})),
+            "security": security,
+            "components": object(&["schemas"], json!({
+                "schemas": map("schema"), "parameters": map("parameter"), "securitySchemes": map("scheme"),
+            })),
         }),
     );
     let defs = json!({
         "item": object(&[], json!({"parameters": list("parameter"), "get": operation, "put": operation,
                                    "post": operation, "patch": operation, "delete": operation})),
+        "scheme": scheme,
         "parameter": {"anyOf": [reference, parameter]},
         "response": object(&["description"], json!({"description": text, "headers": map("header"), "content": map("media")})),
         "header": object(&["schema"], json!({"description": text, "schema": {"$ref": "#/$defs/schema"}, "example": true})),
@@ -119,6 +128,21 @@ fn openapi_shape() -> Value {
         "schema": {"$ref": "https://json-schema.org/draft/2020-12/schema"},
     });
     json!({"$schema": "https://json-schema.org/draft/2020-12/schema", "$defs": defs, "allOf": [document]})
+}
+
+#[test]
+fn whatever_needs_a_key_says_so_and_whatever_does_not_says_that() {
+    let document = document();
+    assert_eq!(document["security"], json!([{"api_key": []}]));
+    for (path, method, operation) in operations(&document) {
+        let open = operation["security"] == json!([]);
+        let refused = |status: &str, kind: &str| {
+            let description = operation["responses"][status]["description"].as_str().unwrap_or_default();
+            description.contains(&format!("`/problems/{kind}`"))
+        };
+        let said = [refused("401", "key-missing"), refused("401", "key-wrong"), refused("403", "not-allowed")];
+        assert_eq!(said, [!open; 3], "{method} {path}");
+    }
 }
 
 #[test]

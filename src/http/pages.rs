@@ -50,14 +50,19 @@ pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
 }
 
 fn home(http: &Http) -> Response {
-    page("Hookpost", &home_body(&http.api.engine.status(), http.api.dev))
+    let body = home_body(&http.api.engine.status(), http.api.keys.is_some(), http.api.dev);
+    page("Hookpost", &body)
 }
 
-fn home_body(status: &EngineStatus, dev: bool) -> String {
+/// What is shown to everybody: figures only where nobody is asked who they are.
+fn home_body(status: &EngineStatus, with_keys: bool, dev: bool) -> String {
     let ready = match &status.not_ready {
         None => "<p class=\"good\">Alive and ready: events are accepted.</p>".to_owned(),
         Some(reason) => format!("<p class=\"bad\">Alive, but not ready: {}.</p>", escaped(reason)),
     };
+    if with_keys {
+        return format!("{ready}<p class=\"note\">{KEYS_NEEDED}</p>{HOME_LINKS}");
+    }
     let access = if dev {
         "Development mode: private targets are allowed, and nobody is asked who they are."
     } else {
@@ -76,6 +81,8 @@ fn home_body(status: &EngineStatus, dev: bool) -> String {
     )
 }
 
+const KEYS_NEEDED: &str = "Every call but those for this page, the documentation and readiness needs an API key: add \
+                           <code>-H \"Authorization: Bearer $KEY\"</code> to the examples.";
 const HOME_LINKS: &str = include_str!("pages_home.html");
 
 fn docs(full: &str, file: &str, config: &Arc<Config<'static>>) -> Answer {
@@ -164,14 +171,29 @@ mod tests {
 
     #[test]
     fn the_home_page_says_in_words_whether_events_are_accepted() {
-        assert!(home_body(&status(None, "none"), false).contains("Alive and ready"));
-        let away = home_body(&status(Some("the store is unavailable"), "none"), true);
+        for with_keys in [false, true] {
+            assert!(home_body(&status(None, "none"), with_keys, false).contains("Alive and ready"));
+        }
+        let away = home_body(&status(Some("the store is unavailable"), "none"), false, true);
         assert!(away.contains("not ready: the store is unavailable") && away.contains("Development mode"));
     }
 
     #[test]
+    fn the_home_page_says_that_nobody_is_asked_for_a_key_and_shows_figures_only_then() {
+        for dev in [false, true] {
+            let open = home_body(&status(None, "redis: connected"), false, dev);
+            assert!(open.contains("obody is asked who they are") && open.contains("redis: connected"), "{open}");
+        }
+        let closed = home_body(&status(None, "redis: connected"), true, false);
+        assert!(
+            closed.contains("needs an API key") && !closed.contains("redis") && !closed.contains("<table"),
+            "{closed}"
+        );
+    }
+
+    #[test]
     fn what_is_shown_is_inert() {
-        let body = home_body(&status(Some("<script>1</script>"), "\"'&"), false);
+        let body = home_body(&status(Some("<script>1</script>"), "\"'&"), false, false);
         assert!(!body.contains("<script>"));
         assert!(body.contains("&lt;script&gt;") && body.contains("&quot;&#39;&amp;"));
     }

@@ -8,8 +8,11 @@ pub(super) enum Kind {
     InvalidParameter,
     BodyNotRead,
     AmbiguousLength,
+    KeyMissing,
+    KeyWrong,
     SignatureMissing,
     SignatureWrong,
+    NotAllowed,
     ForeignOrigin,
     NotSubscribed,
     SubscriptionNotFound,
@@ -17,11 +20,13 @@ pub(super) enum Kind {
     PublicKeyNotFound,
     DeliveryNotFound,
     EventNotFound,
+    KeyNotFound,
     PageNotFound,
     MethodNotAllowed,
     BodyTimeout,
     SubscriptionDisabled,
     ChangedMeanwhile,
+    QuotaExceeded,
     KeyReused,
     PayloadTooLarge,
     TooManyDeliveries,
@@ -36,14 +41,17 @@ pub(super) enum Kind {
 
 impl Kind {
     /// All of them, for the documentation.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 34] = [
         Self::InvalidJson,
         Self::InvalidField,
         Self::InvalidParameter,
         Self::BodyNotRead,
         Self::AmbiguousLength,
+        Self::KeyMissing,
+        Self::KeyWrong,
         Self::SignatureMissing,
         Self::SignatureWrong,
+        Self::NotAllowed,
         Self::ForeignOrigin,
         Self::NotSubscribed,
         Self::SubscriptionNotFound,
@@ -51,11 +59,13 @@ impl Kind {
         Self::PublicKeyNotFound,
         Self::DeliveryNotFound,
         Self::EventNotFound,
+        Self::KeyNotFound,
         Self::PageNotFound,
         Self::MethodNotAllowed,
         Self::BodyTimeout,
         Self::SubscriptionDisabled,
         Self::ChangedMeanwhile,
+        Self::QuotaExceeded,
         Self::KeyReused,
         Self::PayloadTooLarge,
         Self::TooManyDeliveries,
@@ -76,8 +86,11 @@ impl Kind {
             Self::InvalidParameter => ("invalid-parameter", 400, "A header or query parameter is not as expected"),
             Self::BodyNotRead => ("body-not-read", 400, "The body ended before its announced end"),
             Self::AmbiguousLength => ("ambiguous-length", 400, "The request names its length twice"),
+            Self::KeyMissing => ("key-missing", 401, "The API key is missing"),
+            Self::KeyWrong => ("key-wrong", 401, "The API key is not valid"),
             Self::SignatureMissing => ("signature-missing", 401, "The signature is missing"),
             Self::SignatureWrong => ("signature-wrong", 401, "The signature does not match"),
+            Self::NotAllowed => ("not-allowed", 403, "The API key does not allow this"),
             Self::ForeignOrigin => ("foreign-origin", 403, "Pages of other origins may not change anything here"),
             Self::NotSubscribed => ("event-type-not-subscribed", 403, "The subscription does not take this event type"),
             Self::SubscriptionNotFound => ("subscription-not-found", 404, "There is no such subscription"),
@@ -85,11 +98,13 @@ impl Kind {
             Self::PublicKeyNotFound => ("public-key-not-found", 404, "The subscription has no public key"),
             Self::DeliveryNotFound => ("delivery-not-found", 404, "There is no such delivery"),
             Self::EventNotFound => ("event-not-found", 404, "There is no such event"),
+            Self::KeyNotFound => ("key-not-found", 404, "There is no such API key"),
             Self::PageNotFound => ("page-not-found", 404, "There is nothing at this path"),
             Self::MethodNotAllowed => ("method-not-allowed", 405, "This path does not take this method"),
             Self::BodyTimeout => ("body-timeout", 408, "The body did not arrive in time"),
             Self::SubscriptionDisabled => ("subscription-disabled", 409, "The subscription is disabled"),
             Self::ChangedMeanwhile => ("changed-meanwhile", 409, "Others changed the subscription at the same time"),
+            Self::QuotaExceeded => ("quota-exceeded", 409, "There are as many as there may be"),
             Self::KeyReused => ("idempotency-key-reused", 409, "The key was used with another request"),
             Self::PayloadTooLarge => ("payload-too-large", 413, "The body is larger than is accepted"),
             Self::TooManyDeliveries => {
@@ -117,11 +132,20 @@ impl Kind {
             Self::AmbiguousLength => {
                 "Send one Content-Length, or Transfer-Encoding: chunked, not both. A proxy that adds the other must not."
             }
+            Self::KeyMissing => {
+                "Send Authorization: Bearer and an API key. Who operates the service makes one with hookpost keys create or \
+                 POST /keys."
+            }
+            Self::KeyWrong => {
+                "Send a key of this service, whole, as Authorization: Bearer hp_…. It may have been revoked or have expired: \
+                 who operates the service sees that with hookpost keys list. A new key counts everywhere within a second."
+            }
             Self::SignatureMissing => {
                 "The subscription has a secret. Send X-Hub-Signature-256: sha256=<hex of HMAC-SHA256 over the body, \
                  keyed with the secret>."
             }
             Self::SignatureWrong => "Sign the exact bytes that are sent, with the subscription's current secret.",
+            Self::NotAllowed => "Use a key of a role that the answer names, or ask for one.",
             Self::ForeignOrigin => "Call the API from a program, or from a page that this server itself serves.",
             Self::NotSubscribed => "Send a type that the subscription names, or add this one to its event_type.",
             Self::SubscriptionNotFound => "Look the id up with GET /subscriptions. It may have been deleted.",
@@ -136,6 +160,9 @@ impl Kind {
                 "Use the event_id of the answer to POST /events. Events are forgotten after the retention. What came in \
                  through POST /ingest/{id} is a delivery: ask GET /status/{delivery_id}."
             }
+            Self::KeyNotFound => {
+                "Look the prefix up with GET /keys. Keys that have been dead for months are forgotten."
+            }
             Self::PageNotFound => "See /docs for all paths.",
             Self::MethodNotAllowed => "Use one of the methods in the Allow header.",
             Self::BodyTimeout => "Send the whole body without pauses; nothing of it was kept. Then try again.",
@@ -145,6 +172,9 @@ impl Kind {
             }
             Self::ChangedMeanwhile => {
                 "Nothing was changed. Look at the subscription again, and repeat what is still wanted."
+            }
+            Self::QuotaExceeded => {
+                "Nothing was stored. Delete what is not used any more, or have the limit that the answer names raised."
             }
             Self::KeyReused => {
                 "Give every request an Idempotency-Key of its own, and send a request again with the same key only if it \

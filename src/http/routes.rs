@@ -29,6 +29,8 @@ pub(super) const ROUTES: &[Route] = &[
     route("/subscriptions/{id}/logs", &["GET"]),
     route("/status/{delivery_id}", &["GET"]),
     route("/deliveries/{delivery_id}/explain", &["GET"]),
+    route("/keys", &["GET", "POST"]),
+    route("/keys/{prefix}", &["GET", "DELETE"]),
     route("/", &["GET"]),
     route("/docs", &["GET"]),
     route("/docs/{file}", &["GET"]),

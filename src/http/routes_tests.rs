@@ -14,6 +14,7 @@ use warp::http::{Request, header};
 use super::openapi::tests::assert_matches;
 use super::subscription_shown::tests::subscription;
 use super::*;
+use crate::access::{ApiKey, NewApiKey, Prefix};
 use crate::cache::NoCache;
 use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, DisabledReason, Event, EventId, Retry, StateChange, Subscription, Timestamp,
@@ -85,9 +86,9 @@ away! {
     master_keys() -> Vec<MasterKeyRecord>;
     add_master_key(&MasterKeyRecord) -> ();
     forget_master_keys(&str) -> Vec<String>;
-    create_subscription(NewSubscription, Timestamp) -> Subscription;
-    subscriptions(Option<SubscriptionId>, usize) -> Vec<Subscription>;
-    delete_subscription(SubscriptionId) -> bool;
+    create_subscription(NewSubscription, u64, Timestamp) -> Option<Subscription>;
+    subscriptions(Option<&str>, Option<SubscriptionId>, usize) -> Vec<Subscription>;
+    delete_subscription(SubscriptionId, Timestamp) -> bool;
     subscription_versions(&[SubscriptionId]) -> Vec<(SubscriptionId, i64)>;
     recovery() -> Recovery;
     pending(SubscriptionId, usize) -> Pending;
@@ -107,6 +108,12 @@ away! {
     state_changes(SubscriptionId, Option<i64>, usize) -> Vec<StateChange>;
     unannounced(usize) -> Vec<StateChange>;
     announced(&[i64]) -> ();
+    create_api_key(NewApiKey, u64, Timestamp) -> Option<ApiKey>;
+    api_key(Prefix) -> Option<ApiKey>;
+    api_keys(Option<Prefix>, usize) -> Vec<ApiKey>;
+    api_keys_changed_since(i64, usize) -> Vec<ApiKey>;
+    revoke_api_key(Prefix, Timestamp) -> Option<ApiKey>;
+    prune_api_keys(Timestamp, usize) -> JanitorCounts;
 }
 
 struct Answered {
@@ -138,6 +145,8 @@ async fn send_to(store: Arc<Away>, request: Request<Full<Bytes>>) -> Answered {
         vault: Arc::new(Vault::new(Vec::new(), true)),
         metrics: Arc::default(),
         policy: Arc::default(),
+        keys: None,
+        max_subscriptions: 1,
         dev: false,
         clock: Clock::start(),
     };
@@ -158,6 +167,7 @@ fn example(route: &routes::Route) -> String {
         "{file}" => "index.html",
         "{name}" => "busy",
         "{id}" => "1",
+        "{prefix}" => "0123456789",
         other => other,
     });
     segments.collect::<Vec<_>>().join("/")

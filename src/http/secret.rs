@@ -20,9 +20,9 @@ use super::problem::{FieldError, Kind, Problem, shortened};
 use super::reply::{self, Answer, with_header};
 use super::secrets_body::secret;
 use super::subscription_body::{kind_of, object, refuse_if_any};
-use super::subscriptions::{merge, not_found, to_the_end};
-use super::{Http, IdSegment, content_length, get_or_head, with};
-use crate::access::{Caller, Permission};
+use super::subscriptions::{merge, to_the_end};
+use super::{Http, IdSegment, content_length, get_or_head, visible, with};
+use crate::access::Permission;
 use crate::delivery::{Previous, Sealed, Secrets, Subscription, SubscriptionId, Timestamp};
 use crate::outbound::signing::generate_secret;
 use crate::store::SubscriptionChange;
@@ -52,14 +52,14 @@ pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
 
 async fn secret_of(segment: IdSegment, http: Arc<Http>, access: Access) -> Answer {
     let caller = access.to(Permission::Administer)?;
-    let subscription = find(&http, &caller, segment.id()?).await?;
+    let subscription = visible::subscription(&http, &caller, segment.id()?).await?;
     let shown = Shown::new(&subscription, &http.api.vault, http.api.clock.wall())?;
     Ok(uncached(reply::json(StatusCode::OK, &shown.json())?))
 }
 
 async fn public_key_of(segment: IdSegment, http: Arc<Http>, access: Access) -> Answer {
     let caller = access.to(Permission::Read)?;
-    let subscription = find(&http, &caller, segment.id()?).await?;
+    let subscription = visible::subscription(&http, &caller, segment.id()?).await?;
     let pair = subscription.secrets.as_deref().and_then(|secrets| secrets.ed25519.as_ref());
     let pair = pair.ok_or_else(|| {
         let id = subscription.id;
@@ -68,12 +68,6 @@ async fn public_key_of(segment: IdSegment, http: Arc<Http>, access: Access) -> A
         Problem::new(Kind::PublicKeyNotFound, detail)
     })?;
     reply::json(StatusCode::OK, &json!({ "public_key": pair.public_key }))
-}
-
-/// What belongs to a tenant that the caller does not see is not there.
-async fn find(http: &Http, caller: &Caller, id: SubscriptionId) -> Result<Subscription, Problem> {
-    let found = http.api.store.subscription(id).await?;
-    found.filter(|found| caller.sees(&found.tenant)).ok_or_else(|| not_found(id))
 }
 
 fn uncached(response: Response) -> Response {
@@ -128,17 +122,12 @@ async fn rotate_secret<B: Buf>(
     length: Option<u64>,
     mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
 ) -> Answer {
-    let caller = match access.to(Permission::Manage) {
-        Ok(caller) => caller,
-        Err(problem) => return Err(http.bodies.discard(&mut body, problem).await),
-    };
-    let body = http.bodies.read_or_discard(length, &mut body).await?;
+    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, length, &mut body).await?;
     let id = segment.id()?;
     let rotation = Rotation::read(&body)?;
     let (rotated, rotation) = to_the_end(async move {
-        find(&http, &caller, id).await?;
         let (vault, now) = (http.api.vault.clone(), http.api.clock.wall());
-        let rotated = merge(&http, id, |current| rotation.of(current, &vault, now)).await?;
+        let rotated = merge(&http, &caller, id, |current| rotation.of(current, &vault, now)).await?;
         Ok((rotated, rotation))
     })
     .await?;

@@ -8,9 +8,10 @@ use warp::filters::BoxedFilter;
 use warp::http::{StatusCode, header};
 use warp::reply::Response;
 
+use super::access::{Access, access};
 use super::reply::{self, Answer, with_header};
-use super::subscriptions::not_found;
-use super::{Http, IdSegment, get_or_head, with};
+use super::{Http, IdSegment, get_or_head, visible, with};
+use crate::access::Permission;
 use crate::actors::LiveState;
 use crate::delivery::{BreakerState, DeliveryId, DisabledReason, LastFailure, Subscription, SubscriptionId, Timestamp};
 
@@ -20,12 +21,13 @@ const PASSIVE: &str = "No actor runs for it: nothing is due, and it costs nothin
 /// The route of this file.
 pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
     let state = warp::path!("subscriptions" / IdSegment / "state").and(get_or_head());
-    state.and(with(http)).then(state_of).map(reply::render).boxed()
+    state.and(with(http)).and(access(http)).then(state_of).map(reply::render).boxed()
 }
 
-async fn state_of(segment: IdSegment, http: Arc<Http>) -> Answer {
+async fn state_of(segment: IdSegment, http: Arc<Http>, access: Access) -> Answer {
+    let caller = access.to(Permission::Read)?;
     let id = segment.id()?;
-    let subscription = http.api.store.subscription(id).await?.ok_or_else(|| not_found(id))?;
+    let subscription = visible::subscription(&http, &caller, id).await?;
     let live = http.api.engine.state(id).await?;
     let shown = Shown::new(&subscription, live.as_ref(), http.api.clock.steady());
     Ok(with_header(reply::json(StatusCode::OK, &shown)?, header::CACHE_CONTROL, "no-store"))

@@ -9,31 +9,30 @@ use warp::filters::BoxedFilter;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
+use super::access::{Access, access};
 use super::explained::waiting;
-use super::problem::{Kind, Problem, quoted};
 use super::reply::{self, Answer};
-use super::{Http, explain, get_or_head, with};
+use super::{Http, explain, get_or_head, visible, with};
+use crate::access::Permission;
 use crate::delivery::{AttemptLog, DeliveryId, DeliveryState, EventId, Outcome, SubscriptionId};
 use crate::store::DeliveryRecord;
 
 /// The route of this file.
 pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
-    warp::path!("status" / String).and(get_or_head()).and(with(http)).then(status).map(reply::render).boxed()
+    warp::path!("status" / String)
+        .and(get_or_head())
+        .and(with(http))
+        .and(access(http))
+        .then(status)
+        .map(reply::render)
+        .boxed()
 }
 
-async fn status(segment: String, http: Arc<Http>) -> Answer {
-    let record = find(&segment, &http).await?;
+async fn status(segment: String, http: Arc<Http>, access: Access) -> Answer {
+    let caller = access.to(Permission::Read)?;
+    let record = visible::delivery(&http, &caller, &segment).await?;
     let waits = waiting(&http, &record).await?.waits;
     reply::json(StatusCode::OK, &Shown::new(&record, waits.as_ref().and_then(explain::word)))
-}
-
-/// The delivery that a segment of a path names.
-pub(super) async fn find(segment: &str, http: &Http) -> Result<DeliveryRecord, Problem> {
-    let unknown = |why: String| Problem::new(Kind::DeliveryNotFound, why);
-    let id: DeliveryId =
-        segment.parse().map_err(|_| unknown(format!("{} is no delivery_id: these are UUIDs", quoted(segment))))?;
-    let record = http.api.store.delivery(id).await?;
-    record.ok_or_else(|| unknown(format!("there is no delivery {id}, or its retention has passed")))
 }
 
 /// Where it stands.
@@ -150,6 +149,7 @@ mod tests {
             event_id: None,
             id,
             subscription_id,
+            tenant: Some("default".into()),
             event_type: None,
             retry: Some(retry),
             subscription_exists: true,

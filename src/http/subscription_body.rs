@@ -9,7 +9,8 @@ use super::problem::{FieldError, Kind, Problem, quoted, shortened};
 use super::secrets_body::{self, SecretsBody};
 use super::settings_body::{self, SettingsBody};
 use super::tenant;
-use crate::delivery::{DEFAULT_TENANT, EventTypePattern, Settings, Subscription, SubscriptionId};
+use crate::access::Caller;
+use crate::delivery::{EventTypePattern, Settings, Subscription, SubscriptionId};
 use crate::outbound::guard::TargetRefused;
 use crate::store::{NewSubscription, SubscriptionChange};
 use crate::vault::{NoMasterKey, Owner, Vault};
@@ -65,15 +66,16 @@ impl NewBody {
 }
 
 /// What a `POST` makes.
-pub(super) fn new_subscription(body: &[u8], check_url: CheckUrl<'_>) -> Result<NewBody, Problem> {
-    let (fields, mut errors) = fields(body, check_url)?;
+pub(super) fn new_subscription(body: &[u8], caller: &Caller, check_url: CheckUrl<'_>) -> Result<NewBody, Problem> {
+    let (mut fields, mut errors) = fields(body, check_url)?;
     let secrets = fields.secrets.generated(&mut errors);
     if fields.target_url.is_none() && !errors.iter().any(|error| error.field == "target_url") {
         errors.insert(0, FieldError::new("target_url", "nothing", URL_EXPECTED));
     }
+    let tenant = tenant::meant(caller, fields.tenant.take()).map_err(|error| errors.push(error));
     refuse_if_any(errors)?;
     Ok(NewBody {
-        tenant: fields.tenant.unwrap_or_else(|| DEFAULT_TENANT.to_owned()),
+        tenant: tenant.unwrap_or_default(),
         target_url: fields.target_url.unwrap_or_default(),
         event_types: fields.event_types.unwrap_or_default(),
         secrets,
@@ -269,7 +271,7 @@ mod tests {
     }
 
     fn new(body: &Value) -> Result<NewBody, Problem> {
-        new_subscription(body.to_string().as_bytes(), &|url| match url {
+        new_subscription(body.to_string().as_bytes(), &Caller::anonymous(), &|url| match url {
             "refused" => Err(TargetRefused("not public".to_owned())),
             url => Ok(url.to_owned()),
         })
@@ -359,7 +361,9 @@ mod tests {
             assert!(!refusal(field, value).contains("hunter2"));
         }
         let body = json!({"target_url": "https://user:hunter2@a.example/"});
-        let refused = new_subscription(body.to_string().as_bytes(), &|_| Err(TargetRefused("credentials".to_owned())));
+        let refused = new_subscription(body.to_string().as_bytes(), &Caller::anonymous(), &|_| {
+            Err(TargetRefused("credentials".to_owned()))
+        });
         assert!(!format!("{:?}", refused.unwrap_err()).contains("hunter2"));
     }
 

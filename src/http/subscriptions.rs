@@ -12,12 +12,15 @@ use warp::filters::BoxedFilter;
 use warp::http::{StatusCode, header};
 use warp::reply::Response;
 
+use super::access::{Access, access};
 use super::problem::{Kind, Problem};
 use super::query::{self, PageRules};
 use super::reply::{self, Answer, with_header};
 use super::subscription_body::{Change, ChangeBody, new_subscription};
 use super::subscription_shown::Shown;
-use super::{Http, IdSegment, content_length, get_or_head, with};
+use super::visible::no_subscription;
+use super::{Http, IdSegment, content_length, get_or_head, visible, with};
+use crate::access::{Caller, Permission};
 use crate::delivery::{Subscription, SubscriptionId};
 use crate::store::{SubscriptionChange, Update};
 
@@ -32,28 +35,30 @@ pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
     let all = || warp::path("subscriptions").and(warp::path::end());
     let one = || warp::path!("subscriptions" / IdSegment);
     let body = || content_length().and(warp::body::stream());
-    let create = all().and(warp::post()).and(with(http)).and(body()).then(create);
-    let list = all().and(get_or_head()).and(with(http)).and(query::raw()).then(list);
-    let show = one().and(get_or_head()).and(with(http)).then(show);
-    let patch = one().and(warp::patch()).and(with(http)).and(body()).then(patch);
-    let replace = one().and(warp::put()).and(with(http)).and(body()).then(replace);
-    let delete = one().and(warp::delete()).and(with(http)).then(delete);
+    let create = all().and(warp::post()).and(with(http)).and(access(http)).and(body()).then(create);
+    let list = all().and(get_or_head()).and(with(http)).and(access(http)).and(query::raw()).then(list);
+    let show = one().and(get_or_head()).and(with(http)).and(access(http)).then(show);
+    let patch = one().and(warp::patch()).and(with(http)).and(access(http)).and(body()).then(patch);
+    let replace = one().and(warp::put()).and(with(http)).and(access(http)).and(body()).then(replace);
+    let delete = one().and(warp::delete()).and(with(http)).and(access(http)).then(delete);
     let changes = replace.or(patch).unify().or(delete).unify();
     create.or(list).unify().or(show).unify().or(changes).unify().map(reply::render).boxed()
 }
 
 async fn create<B: Buf>(
     http: Arc<Http>,
+    access: Access,
     length: Option<u64>,
     mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
 ) -> Answer {
-    let body = http.bodies.read_or_discard(length, &mut body).await?;
-    let new = new_subscription(&body, &|url| http.api.policy.check_url(url))?;
+    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, length, &mut body).await?;
+    let new = new_subscription(&body, &caller, &|url| http.api.policy.check_url(url))?;
     let (created, new) = to_the_end(async move {
+        let (quota, now) = (http.api.max_subscriptions, http.api.clock.wall());
         // What is sealed is bound to the subscription's id.
         let id = http.api.store.reserve_subscription_id().await?;
         let sealed = new.sealed(id, &http.api.vault)?;
-        let created = http.api.store.create_subscription(sealed, http.api.clock.wall()).await?;
+        let created = http.api.store.create_subscription(sealed, quota, now).await?.ok_or_else(|| too_many(quota))?;
         // The cache has it from the start, so that its first event does not wait for the store.
         http.api.engine.subscription_created(&created).await;
         Ok((created, new))
@@ -75,10 +80,19 @@ struct Created<'a> {
     secret: Option<&'a str>,
 }
 
-async fn list(http: Arc<Http>, query: String) -> Answer {
+fn too_many(quota: u64) -> Problem {
+    let detail = format!(
+        "the tenant has {quota} subscriptions, the most that it may; delete some, or have HOOKPOST_MAX_SUBSCRIPTIONS raised"
+    );
+    Problem::new(Kind::QuotaExceeded, detail).member("limit", quota)
+}
+
+async fn list(http: Arc<Http>, access: Access, query: String) -> Answer {
+    let caller = access.to(Permission::Read)?;
     let page = PAGES.parse(&query)?;
+    let after = page.cursor.map(SubscriptionId);
     // One more than asked for says whether there is another page.
-    let mut found = http.api.store.subscriptions(page.cursor.map(SubscriptionId), page.limit + 1).await?;
+    let mut found = http.api.store.subscriptions(caller.tenant.as_deref(), after, page.limit + 1).await?;
     let more = found.len() > page.limit;
     found.truncate(page.limit);
     let response = reply::json(StatusCode::OK, &found.iter().map(Shown::from).collect::<Vec<_>>())?;
@@ -88,40 +102,42 @@ async fn list(http: Arc<Http>, query: String) -> Answer {
     })
 }
 
-async fn show(segment: IdSegment, http: Arc<Http>) -> Answer {
-    let id = segment.id()?;
-    let found = http.api.store.subscription(id).await?.ok_or_else(|| not_found(id))?;
+async fn show(segment: IdSegment, http: Arc<Http>, access: Access) -> Answer {
+    let caller = access.to(Permission::Read)?;
+    let found = visible::subscription(&http, &caller, segment.id()?).await?;
     reply::json(StatusCode::OK, &Shown::from(&found))
 }
 
 async fn replace<B: Buf>(
     segment: IdSegment,
     http: Arc<Http>,
+    access: Access,
     length: Option<u64>,
     mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
 ) -> Answer {
-    let body = http.bodies.read_or_discard(length, &mut body).await?;
+    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, length, &mut body).await?;
     let id = segment.id()?;
     let change = Change::Replace(ChangeBody::read(&body, &|url| http.api.policy.check_url(url))?);
-    change_as_asked(http, id, change).await
+    change_as_asked(http, caller, id, change).await
 }
 
 async fn patch<B: Buf>(
     segment: IdSegment,
     http: Arc<Http>,
+    access: Access,
     length: Option<u64>,
     mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
 ) -> Answer {
-    let body = http.bodies.read_or_discard(length, &mut body).await?;
+    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, length, &mut body).await?;
     let id = segment.id()?;
     let change = Change::Patch(ChangeBody::read(&body, &|url| http.api.policy.check_url(url))?);
-    change_as_asked(http, id, change).await
+    change_as_asked(http, caller, id, change).await
 }
 
-async fn change_as_asked(http: Arc<Http>, id: SubscriptionId, change: Change) -> Answer {
+async fn change_as_asked(http: Arc<Http>, caller: Caller, id: SubscriptionId, change: Change) -> Answer {
     let changed = to_the_end(async move {
         let vault = http.api.vault.clone();
-        merge(&http, id, |current| Ok(change.of(current, &vault)?)).await
+        merge(&http, &caller, id, |current| Ok(change.of(current, &vault)?)).await
     })
     .await?;
     reply::json(StatusCode::OK, &Shown::from(&changed))
@@ -131,11 +147,12 @@ async fn change_as_asked(http: Arc<Http>, id: SubscriptionId, change: Change) ->
 /// count.
 pub(super) async fn merge(
     http: &Http,
+    caller: &Caller,
     id: SubscriptionId,
     change: impl Fn(&Subscription) -> Result<SubscriptionChange, Problem>,
 ) -> Result<Subscription, Problem> {
     for _ in 0..MAX_MERGES {
-        let current = http.api.store.subscription(id).await?.ok_or_else(|| not_found(id))?;
+        let current = visible::subscription(http, caller, id).await?;
         match update(http, id, change(&current)?).await {
             Err(problem) if problem.kind() == Kind::ChangedMeanwhile => {}
             done => return done,
@@ -144,7 +161,7 @@ pub(super) async fn merge(
     Err(overtaken(id))
 }
 
-/// Changes it in the store, and tells everyone.
+/// Changes it in the store, and tells everyone. The caller was found to see it: it never changes hands.
 pub(super) async fn update(
     http: &Http,
     id: SubscriptionId,
@@ -156,7 +173,7 @@ pub(super) async fn update(
             http.api.engine.subscription_changed(changed.clone()).await;
             Ok(changed)
         }
-        Update::Missing => Err(not_found(id)),
+        Update::Missing => Err(no_subscription(id)),
         Update::Overtaken => Err(overtaken(id)),
     }
 }
@@ -167,11 +184,13 @@ fn overtaken(id: SubscriptionId) -> Problem {
     Problem::new(Kind::ChangedMeanwhile, detail)
 }
 
-async fn delete(segment: IdSegment, http: Arc<Http>) -> Answer {
+async fn delete(segment: IdSegment, http: Arc<Http>, access: Access) -> Answer {
+    let caller = access.to(Permission::Manage)?;
     let id = segment.id()?;
+    visible::subscription(&http, &caller, id).await?;
     to_the_end(async move {
-        if !http.api.store.delete_subscription(id).await? {
-            return Err(not_found(id));
+        if !http.api.store.delete_subscription(id, http.api.clock.wall()).await? {
+            return Err(no_subscription(id));
         }
         // Before the answer: what is ingested after it must be refused.
         http.api.engine.subscription_deleted(id).await;
@@ -192,9 +211,4 @@ pub(super) async fn to_the_end<T: Send + 'static>(
         Ok(done) => done,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
-}
-
-/// The problem of a subscription that does not exist (any more).
-pub(super) fn not_found(id: SubscriptionId) -> Problem {
-    Problem::new(Kind::SubscriptionNotFound, format!("there is no subscription {id}"))
 }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use uuid::Uuid;
 
+use crate::access::{ApiKey, NewApiKey, Prefix};
 use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, DisabledReason, Event, EventId, EventTypePattern, Outcome, Retry, Sealed,
     Secrets, Settings, StateChange, Subscription, SubscriptionId, Timestamp,
@@ -229,6 +230,8 @@ pub struct DeliveryRecord {
     pub id: DeliveryId,
     /// Whose it is.
     pub subscription_id: SubscriptionId,
+    /// That of its subscription; `None` if that was deleted before this was kept, or so long ago that nobody remembers.
+    pub tenant: Option<Arc<str>>,
     /// As the producer named it.
     pub event_type: Option<Arc<str>>,
     /// The event that it came from by fan-out, if it did.
@@ -300,12 +303,22 @@ pub trait Store: Send + Sync + 'static {
 
     /// An id that no subscription has had, and none will be given again. Small, and rising.
     async fn reserve_subscription_id(&self) -> Result<SubscriptionId>;
-    /// Stores a subscription under the id that was reserved for it.
-    async fn create_subscription(&self, new: NewSubscription, now: Timestamp) -> Result<Subscription>;
+    /// Stores a subscription under the id that was reserved for it; `None` if its tenant has `quota` of them already.
+    async fn create_subscription(
+        &self,
+        new: NewSubscription,
+        quota: u64,
+        now: Timestamp,
+    ) -> Result<Option<Subscription>>;
     /// The subscription, if it exists.
     async fn subscription(&self, id: SubscriptionId) -> Result<Option<Subscription>>;
-    /// Up to `limit` subscriptions with ids above `after`, by id.
-    async fn subscriptions(&self, after: Option<SubscriptionId>, limit: usize) -> Result<Vec<Subscription>>;
+    /// Up to `limit` subscriptions with ids above `after`, by id; of one tenant, or of all.
+    async fn subscriptions(
+        &self,
+        tenant: Option<&str>,
+        after: Option<SubscriptionId>,
+        limit: usize,
+    ) -> Result<Vec<Subscription>>;
     /// Changes it and raises its version, and leaves a [`StateChange`] if that enables or disables it; one transaction.
     async fn update_subscription(
         &self,
@@ -313,8 +326,9 @@ pub trait Store: Send + Sync + 'static {
         change: SubscriptionChange,
         now: Timestamp,
     ) -> Result<Update>;
-    /// Deletes it with its retries and its position; deliveries and logs stay until retention takes them.
-    async fn delete_subscription(&self, id: SubscriptionId) -> Result<bool>;
+    /// Deletes it with its retries and its position; deliveries and logs stay until retention takes them, and so does the
+    /// memory of whose they are.
+    async fn delete_subscription(&self, id: SubscriptionId, now: Timestamp) -> Result<bool>;
     /// Up to `limit` subscriptions that have secrets, with ids above `after`, by id.
     async fn subscriptions_with_secrets(
         &self,
@@ -386,6 +400,20 @@ pub trait Store: Send + Sync + 'static {
     async fn unannounced(&self, limit: usize) -> Result<Vec<StateChange>>;
     /// These were announced.
     async fn announced(&self, ids: &[i64]) -> Result<()>;
+
+    /// Stores a key; `None` if `most` live ones are stored already. It and every other change of a key takes the next
+    /// revision, in one transaction, so that whoever sees a revision sees all before it.
+    async fn create_api_key(&self, new: NewApiKey, most: u64, now: Timestamp) -> Result<Option<ApiKey>>;
+    /// The key, dead or alive.
+    async fn api_key(&self, prefix: Prefix) -> Result<Option<ApiKey>>;
+    /// Up to `limit` keys with prefixes above `after`, by prefix.
+    async fn api_keys(&self, after: Option<Prefix>, limit: usize) -> Result<Vec<ApiKey>>;
+    /// Up to `limit` keys whose last change is after the revision, by revision.
+    async fn api_keys_changed_since(&self, revision: i64, limit: usize) -> Result<Vec<ApiKey>>;
+    /// Ends the key, if there is one. One that was revoked already keeps its time.
+    async fn revoke_api_key(&self, prefix: Prefix, now: Timestamp) -> Result<Option<ApiKey>>;
+    /// Deletes up to `limit` keys that were revoked, or have expired, before `cutoff`.
+    async fn prune_api_keys(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts>;
 
     /// Closes connections and files. Nothing may be called after it.
     async fn close(&self);

@@ -6,10 +6,14 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use hookpost::config::{Config, LogFormat};
+use hookpost::access::{KeyRequest, MAX_KEYS, NewApiKey, Role};
+use hookpost::clock::Clock;
+use hookpost::config::{Auth, Config, LogFormat};
+use hookpost::delivery::Timestamp;
 use hookpost::service::Service;
 use hookpost::vault::MasterKey;
 use reqwest::{Method, StatusCode};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -141,12 +145,15 @@ pub struct App {
     pub config: Config,
     service: Service,
     client: reqwest::Client,
+    /// An admin's, if callers are asked for one. It is shown with every request that names no other.
+    admin: Option<String>,
 }
 
 /// What a test wants to be different.
 pub struct Builder {
     home: Arc<Home>,
     config: Config,
+    admin: Option<String>,
 }
 
 impl Builder {
@@ -158,13 +165,14 @@ impl Builder {
     pub fn at(home: Arc<Home>) -> Self {
         let config = Config {
             listen: "127.0.0.1:0".parse().expect("an address"),
-            auth: None,
+            auth: Auth::Off,
             data_dir: home.data_dir(),
             database_url: home.database_url().map(Into::into),
             redis_url: None,
             retry_schedule: "10s".parse().expect("a schedule"),
             attempt_timeout: Duration::from_secs(5),
             retention: Duration::from_secs(72 * 3600),
+            max_subscriptions: 100_000,
             allow_targets: vec!["127.0.0.0/8".parse().expect("a network")],
             require_https: false,
             refused_ports: Vec::new(),
@@ -175,7 +183,49 @@ impl Builder {
             log: "hookpost=warn".to_owned(),
             log_format: LogFormat::Pretty,
         };
-        Self { home, config }
+        Self { home, config, admin: None }
+    }
+
+    /// Callers are asked for a key. An admin's is made before the start, as an operator would.
+    pub async fn with_keys(mut self) -> Self {
+        self.config.auth = Auth::Keys;
+        self.config.dev = false;
+        self.admin = Some(self.make_key(Role::Admin, None, None).await);
+        self
+    }
+
+    /// A key made in the store itself; `expires_at` may have passed.
+    pub async fn make_key(&self, role: Role, tenant: Option<&str>, expires_at: Option<Timestamp>) -> String {
+        let store = hookpost::service::open_store(&self.config).expect("a store");
+        let now = Clock::start().wall();
+        store.migrate(now).await.expect("a schema");
+        let asked = KeyRequest { name: "test".to_owned(), role, tenant: tenant.map(str::to_owned), expires_in: None };
+        let (text, new) = asked.issue(now);
+        let new = NewApiKey { expires_at, ..new };
+        store.create_api_key(new, MAX_KEYS, now).await.expect("the store answers").expect("there is room");
+        store.close().await;
+        text.expose_secret().to_owned()
+    }
+
+    /// The key that was made before the start, at a second process.
+    pub fn admin(mut self, key: &str) -> Self {
+        self.config.auth = Auth::Keys;
+        self.config.dev = false;
+        self.admin = Some(key.to_owned());
+        self
+    }
+
+    pub fn max_subscriptions(mut self, quota: u64) -> Self {
+        self.config.max_subscriptions = quota;
+        self
+    }
+
+    /// Why it does not start.
+    pub async fn refusal(self) -> String {
+        match Service::start(self.config).await {
+            Ok(_) => panic!("it has started"),
+            Err(error) => format!("{error:#}"),
+        }
     }
 
     pub fn schedule(mut self, schedule: &str) -> Self {
@@ -240,7 +290,7 @@ impl Builder {
 
     pub async fn start(self) -> App {
         let service = Service::start(self.config.clone()).await.expect("the service starts");
-        App { home: self.home, config: self.config, service, client: client() }
+        App { home: self.home, config: self.config, service, client: client(), admin: self.admin }
     }
 }
 
@@ -290,7 +340,35 @@ impl App {
     }
 
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.stranger(method, path);
+        match &self.admin {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
+    }
+
+    /// A request without a key.
+    pub fn stranger(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.client.request(method, self.url(path))
+    }
+
+    /// What whoever holds this key is answered.
+    pub async fn ask(&self, key: &str, method: &str, path: &str, body: &str) -> Answer {
+        let method = method.parse().expect("a method");
+        send(self.stranger(method, path).bearer_auth(key).body(body.to_owned())).await
+    }
+
+    /// A key made by the admin.
+    pub async fn key(&self, role: Role, tenant: Option<&str>) -> String {
+        let mut body = json!({ "name": "test", "role": role.as_str() });
+        if let Some(tenant) = tenant {
+            body["tenant"] = tenant.into();
+        }
+        self.post("/keys", body).await.expect(201)["key"].as_str().expect("a key").to_owned()
+    }
+
+    pub fn admin_key(&self) -> &str {
+        self.admin.as_deref().expect("a service that asks for keys")
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -366,6 +444,6 @@ impl App {
     /// Stops it as SIGTERM does.
     pub async fn stop(self) -> Builder {
         self.service.stop().await;
-        Builder { home: self.home, config: self.config }
+        Builder { home: self.home, config: self.config, admin: self.admin }
     }
 }

@@ -1,5 +1,6 @@
 //! The whole service over real sockets and real stores; files mirror the routes and the promises.
 
+mod access;
 mod announcements;
 mod app;
 mod attacks;
@@ -18,4 +19,5 @@ mod secrecy;
 mod seed;
 mod settings;
 mod signatures;
+mod tenants;
 mod verifiers;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use hookpost::store::{PostgresStore, SqliteStore, Store};
+use rusqlite::types::ValueRef;
 use secrecy::SecretString;
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
@@ -60,6 +61,35 @@ impl Backend {
                 .unwrap(),
             Self::Postgres { .. } => {
                 execute(&self.database_url(), "ALTER TABLE retries ADD CHECK (attempt_number < 0)").await;
+            }
+        }
+    }
+
+    /// All rows of a small table, as text; bytes in hexadecimal and, where they are text, as that.
+    pub async fn dump(&self, table: &str) -> String {
+        match self {
+            Self::Sqlite { dir } => {
+                let database = rusqlite::Connection::open(dir.path().join("hookpost.db")).unwrap();
+                let mut select = database.prepare(&format!("SELECT * FROM {table}")).unwrap();
+                let mut rows = select.query([]).unwrap();
+                let mut dump = String::new();
+                while let Some(row) = rows.next().unwrap() {
+                    for value in (0..).map_while(|column| row.get_ref(column).ok()) {
+                        dump += &match value {
+                            ValueRef::Blob(bytes) | ValueRef::Text(bytes) => {
+                                format!("{} {} ", hex::encode(bytes), String::from_utf8_lossy(bytes))
+                            }
+                            other => format!("{other:?} "),
+                        };
+                    }
+                }
+                dump
+            }
+            Self::Postgres { .. } => {
+                let (client, connection) = tokio_postgres::connect(self.database_url().as_str(), NoTls).await.unwrap();
+                tokio::spawn(connection);
+                let rows = client.query(&format!("SELECT t::text FROM {table} t"), &[]).await.unwrap();
+                rows.iter().map(|row| row.get::<_, String>(0)).collect()
             }
         }
     }

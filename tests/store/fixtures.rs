@@ -137,7 +137,7 @@ pub async fn create(store: &Arc<dyn Store>, target_url: &str) -> Subscription {
         tenant: DEFAULT_TENANT.to_owned(),
         settings: hookpost::delivery::Settings::default(),
     };
-    store.create_subscription(new, T0).await.unwrap()
+    store.create_subscription(new, u64::MAX, T0).await.unwrap().unwrap()
 }
 
 /// Secrets with this as the current one: a store does not look into it.

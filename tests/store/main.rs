@@ -205,4 +205,23 @@ conformance! {
         keys_are_pruned_from_the_cutoff_back_and_can_be_held_again,
         keys_are_pruned_in_chunks_that_come_to_an_end,
     }
+    api_keys {
+        a_key_reads_back_as_it_was_made,
+        only_a_hash_of_a_key_is_stored,
+        more_live_keys_than_the_most_are_refused_and_dead_ones_do_not_count,
+        keys_come_by_prefix_in_pages,
+        every_change_is_found_after_the_revision_before_it,
+        changes_at_the_same_time_have_revisions_of_their_own,
+        a_revoked_key_keeps_its_time_and_stays_listed,
+        dead_keys_are_pruned_and_live_ones_stay,
+    }
+    tenants {
+        a_list_is_of_one_tenant_or_of_all,
+        a_tenant_has_up_to_its_quota_and_what_is_deleted_makes_room,
+        the_last_place_is_taken_once,
+        a_tenant_that_has_none_left_is_forgotten_and_may_come_back,
+        a_delivery_is_its_subscriptions_tenants_also_after_the_deletion,
+        whose_a_deleted_subscription_was_is_forgotten_after_its_deliveries,
+        a_delivery_of_a_subscription_that_nobody_remembers_is_nobodys,
+    }
 }

@@ -272,7 +272,7 @@ async fn a_server_that_never_answers_is_unavailable_within_seconds() {
     assert!(is_unavailable(store.ping().await));
     assert!(is_unavailable(store.recovery().await));
     assert!(is_unavailable(store.prepare(T0).await));
-    assert!(is_unavailable(store.subscriptions(None, 10).await));
+    assert!(is_unavailable(store.subscriptions(None, None, 10).await));
     assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
 }
 

@@ -71,26 +71,43 @@ pub(super) async fn end(writer: &Writer, deliveries: &[Uuid], now: Timestamp) ->
     writer.session.client.execute(END, &[&deliveries, &logs, &now.0, &Outcome::Failure.code(), &EXPIRED]).await
 }
 
-/// Drops the partitions that end before `cutoff`, oldest first, up to the first that holds unfinished work. A lock that
-/// is not to be had at once is left to the next run.
-pub(super) async fn prune(client: &Client, cutoff: Timestamp) -> Result<JanitorCounts> {
+/// Up to `$2` deleted subscriptions of before `$1`, and tenants that have none (any more, as of the row's lock).
+const PRUNE_DELETED: &str = "WITH empty AS (
+         DELETE FROM tenants WHERE subscriptions = 0 AND tenant = ANY(ARRAY(
+             SELECT tenant FROM tenants WHERE subscriptions = 0 LIMIT $2))
+     )
+     DELETE FROM deleted_subscriptions WHERE id = ANY(ARRAY(
+         SELECT id FROM deleted_subscriptions WHERE deleted_at < $1 ORDER BY deleted_at LIMIT $2))";
+
+/// Drops what is older than `cutoff`: partitions, and then what is remembered for the sake of their deliveries.
+pub(super) async fn prune(client: &Client, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts> {
     let mut counts = JanitorCounts::default();
+    let oldest = drop_partitions(client, cutoff, &mut counts).await?;
+    let before = oldest.map_or(cutoff, |oldest| oldest.min(cutoff));
+    let forgotten = client.execute(PRUNE_DELETED, &[&before.0, &limit_of(limit)]).await.map_err(store_error)?;
+    Ok(JanitorCounts { rows_deleted: forgotten, more: forgotten >= limit as u64, ..counts })
+}
+
+/// Drops the partitions that end before `cutoff`, oldest first, up to the first that holds unfinished work. A lock that
+/// is not to be had at once is left to the next run. Returns where the oldest begins that is left.
+async fn drop_partitions(client: &Client, cutoff: Timestamp, counts: &mut JanitorCounts) -> Result<Option<Timestamp>> {
     for partition in partitions::list(client).await.map_err(store_error)? {
+        let begins = partition.cell.start();
         if partition.end() > cutoff {
-            break;
+            return Ok(Some(begins));
         }
         let in_use = partition.detachment == Detachment::None && partition.holds_work();
         if in_use && !unfinished(client, partition.end(), 1).await.map_err(store_error)?.is_empty() {
-            break;
+            return Ok(Some(begins));
         }
         match partitions::drop(client, &partition).await {
             Ok(()) => counts.partitions_dropped += 1,
             Err(error) if gave_way(&error) => {
                 tracing::info!(%error, "a partition is in use; it will be dropped in a later run");
-                break;
+                return Ok(Some(begins));
             }
             Err(error) => return Err(store_error(error)),
         }
     }
-    Ok(counts)
+    Ok(None)
 }

@@ -4,6 +4,7 @@
 //! (`reads`, `subscriptions`); what is long and rare, migrations, recovery and the janitor, opens a connection of its
 //! own (`recovery`, `partitions`, `janitor`). Every call ends within a deadline, whatever the server does.
 
+mod api_keys;
 mod columns;
 mod commit;
 mod connection;
@@ -40,6 +41,7 @@ use super::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord, NewSubscription,
     Pending, Recovery, Reseal, Result, Store, StoreError, SubscriptionChange, Update,
 };
+use crate::access::{ApiKey, NewApiKey, Prefix};
 use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, StateChange, Subscription, SubscriptionId, Timestamp,
 };
@@ -196,16 +198,26 @@ impl Store for PostgresStore {
         self.next_subscription_id().await
     }
 
-    async fn create_subscription(&self, new: NewSubscription, now: Timestamp) -> Result<Subscription> {
-        self.insert_subscription(new, now).await
+    async fn create_subscription(
+        &self,
+        new: NewSubscription,
+        quota: u64,
+        now: Timestamp,
+    ) -> Result<Option<Subscription>> {
+        self.insert_subscription(new, quota, now).await
     }
 
     async fn subscription(&self, id: SubscriptionId) -> Result<Option<Subscription>> {
         self.read_subscription(id).await
     }
 
-    async fn subscriptions(&self, after: Option<SubscriptionId>, limit: usize) -> Result<Vec<Subscription>> {
-        self.list_subscriptions(after.map(|id| id.0), limit).await
+    async fn subscriptions(
+        &self,
+        tenant: Option<&str>,
+        after: Option<SubscriptionId>,
+        limit: usize,
+    ) -> Result<Vec<Subscription>> {
+        self.list_subscriptions(tenant, after.map(|id| id.0), limit).await
     }
 
     async fn update_subscription(
@@ -217,8 +229,8 @@ impl Store for PostgresStore {
         self.change_subscription(id, change, now).await
     }
 
-    async fn delete_subscription(&self, id: SubscriptionId) -> Result<bool> {
-        self.remove_subscription(id).await
+    async fn delete_subscription(&self, id: SubscriptionId, now: Timestamp) -> Result<bool> {
+        self.remove_subscription(id, now).await
     }
 
     async fn subscriptions_with_secrets(
@@ -320,9 +332,9 @@ impl Store for PostgresStore {
         Ok(JanitorCounts { expired, more: found.len() == limit, ..JanitorCounts::default() })
     }
 
-    async fn prune(&self, cutoff: Timestamp, _limit: usize) -> Result<JanitorCounts> {
+    async fn prune(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts> {
         let session = self.maintenance().await?;
-        let pruned = timeout(MAINTENANCE_DEADLINE, janitor::prune(&session.client, cutoff)).await;
+        let pruned = timeout(MAINTENANCE_DEADLINE, janitor::prune(&session.client, cutoff, limit)).await;
         pruned.map_err(|_| too_slow("pruning"))?
     }
 
@@ -349,6 +361,31 @@ impl Store for PostgresStore {
 
     async fn announced(&self, ids: &[i64]) -> Result<()> {
         self.write_announced(ids).await
+    }
+
+    async fn create_api_key(&self, new: NewApiKey, most: u64, now: Timestamp) -> Result<Option<ApiKey>> {
+        self.insert_api_key(new, most, now).await
+    }
+
+    async fn api_key(&self, prefix: Prefix) -> Result<Option<ApiKey>> {
+        self.read_api_key(prefix).await
+    }
+
+    async fn api_keys(&self, after: Option<Prefix>, limit: usize) -> Result<Vec<ApiKey>> {
+        self.list_api_keys(after, limit).await
+    }
+
+    async fn api_keys_changed_since(&self, revision: i64, limit: usize) -> Result<Vec<ApiKey>> {
+        self.read_changed_api_keys(revision, limit).await
+    }
+
+    async fn revoke_api_key(&self, prefix: Prefix, now: Timestamp) -> Result<Option<ApiKey>> {
+        self.end_api_key(prefix, now).await
+    }
+
+    async fn prune_api_keys(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts> {
+        let session = self.maintenance().await?;
+        within(MAINTENANCE_DEADLINE, "pruning API keys", api_keys::prune(&session.client, cutoff, limit)).await
     }
 
     async fn close(&self) {

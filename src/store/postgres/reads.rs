@@ -145,7 +145,8 @@ impl PostgresStore {
     pub(super) async fn read_delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>> {
         const SQL: &str = "SELECT d.id, d.subscription_id, d.event_type, d.event_id, r.delivery_id, r.attempt_number,
                  r.next_attempt_at, coalesce(d.ordering_key, (SELECT e.ordering_key FROM events e WHERE e.id = d.event_id))
-                     AS ordering_key, EXISTS (SELECT FROM subscriptions s WHERE s.id = d.subscription_id) AS subscribed
+                     AS ordering_key, (SELECT s.tenant FROM subscriptions s WHERE s.id = d.subscription_id) AS tenant,
+                 (SELECT g.tenant FROM deleted_subscriptions g WHERE g.id = d.subscription_id) AS tenant_before
              FROM deliveries d LEFT JOIN retries r ON r.delivery_id = d.id WHERE d.id = $1";
         // The attempts first: what one of them has planned is then found beside it, since both are one commit.
         let attempts = self.read_attempts(id).await?;
@@ -154,13 +155,15 @@ impl PostgresStore {
         let retrying = get::<Option<Uuid>>(row, "delivery_id")?.is_some();
         let retry = retrying.then(|| rows::retry(row)).transpose()?;
         let ahead = |retry: &Retry| attempts.iter().all(|attempt| attempt.attempt_number < retry.attempt_number);
+        let tenant = rows::shared(get(row, "tenant")?);
         Ok(Some(DeliveryRecord {
             event_id: get::<Option<Uuid>>(row, "event_id")?.map(EventId),
             id,
             subscription_id: SubscriptionId(get(row, "subscription_id")?),
             event_type: get::<Option<String>>(row, "event_type")?.map(Into::into),
             retry: retry.filter(ahead),
-            subscription_exists: get(row, "subscribed")?,
+            subscription_exists: tenant.is_some(),
+            tenant: tenant.or(rows::shared(get(row, "tenant_before")?)),
             attempts,
         }))
     }

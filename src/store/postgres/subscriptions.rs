@@ -10,20 +10,31 @@ use super::rows::{self, SUBSCRIPTION};
 use crate::delivery::{EventTypePattern, Subscription, SubscriptionId, Timestamp, matching_patterns};
 
 impl PostgresStore {
-    pub(super) async fn insert_subscription(&self, new: NewSubscription, now: Timestamp) -> Result<Subscription> {
+    /// Counts it first: the tenant's row is locked until the commit, so that no two take the last place.
+    pub(super) async fn insert_subscription(
+        &self,
+        new: NewSubscription,
+        quota: u64,
+        now: Timestamp,
+    ) -> Result<Option<Subscription>> {
         let sql = format!(
-            "INSERT INTO subscriptions (id, tenant, target_url, event_types, secrets, version, created_at, updated_at,
+            "WITH counted AS (
+                 INSERT INTO tenants AS t (tenant, subscriptions) SELECT $1::text, 1 WHERE $8::bigint > 0
+                 ON CONFLICT (tenant) DO UPDATE SET subscriptions = t.subscriptions + 1 WHERE t.subscriptions < $8
+                 RETURNING tenant
+             )
+             INSERT INTO subscriptions (id, tenant, target_url, event_types, secrets, version, created_at, updated_at,
                  settings) OVERRIDING SYSTEM VALUE
-             VALUES ($7, $1, $2, $3, $4, 1, $5, $5, $6) RETURNING {SUBSCRIPTION}"
+             SELECT $7::bigint, tenant, $2::text, $3::text[], $4::text, 1, $5::bigint, $5, $6::text FROM counted
+             RETURNING {SUBSCRIPTION}"
         );
         let secrets = new.secrets.as_ref().map(secrets::to_text);
         let (tenant, target_url, event_types) = (text(&new.tenant), text(&new.target_url), patterns(&new.event_types));
         let settings = settings::to_text(&new.settings);
-        let params: [&(dyn ToSql + Sync); 7] =
-            [&tenant, &target_url, &event_types, &secrets, &now.0, &settings, &new.id.0];
-        let row = self.rows(&sql, &params).await?;
-        // An insert that succeeded returns its row.
-        rows::subscription(&row[0])
+        let quota = i64::try_from(quota).unwrap_or(i64::MAX);
+        let params: [&(dyn ToSql + Sync); 8] =
+            [&tenant, &target_url, &event_types, &secrets, &now.0, &settings, &new.id.0, &quota];
+        self.rows(&sql, &params).await?.first().map(rows::subscription).transpose()
     }
 
     pub(super) async fn read_subscription(&self, id: SubscriptionId) -> Result<Option<Subscription>> {
@@ -31,9 +42,18 @@ impl PostgresStore {
         self.rows(&sql, &[&id.0]).await?.first().map(rows::subscription).transpose()
     }
 
-    pub(super) async fn list_subscriptions(&self, after: Option<i64>, limit: usize) -> Result<Vec<Subscription>> {
-        let sql = format!("SELECT {SUBSCRIPTION} FROM subscriptions WHERE id > $1 ORDER BY id LIMIT $2");
-        let found = self.rows(&sql, &[&after.unwrap_or(i64::MIN), &limit_of(limit)]).await?;
+    pub(super) async fn list_subscriptions(
+        &self,
+        tenant: Option<&str>,
+        after: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<Subscription>> {
+        let (after, limit, tenant) = (after.unwrap_or(i64::MIN), limit_of(limit), tenant.map(text));
+        let page = |which| format!("SELECT {SUBSCRIPTION} FROM subscriptions WHERE {which} ORDER BY id LIMIT $2");
+        let found = match &tenant {
+            None => self.rows(&page("id > $1"), &[&after, &limit]).await?,
+            Some(tenant) => self.rows(&page("id > $1 AND tenant = $3"), &[&after, &limit, tenant]).await?,
+        };
         found.iter().map(rows::subscription).collect()
     }
 
@@ -108,13 +128,16 @@ impl PostgresStore {
         self.rows(SQL, &[&id.0, &since.map(|at| at.0)]).await.map(drop)
     }
 
-    /// One statement, so one transaction.
-    pub(super) async fn remove_subscription(&self, id: SubscriptionId) -> Result<bool> {
-        const SQL: &str = "WITH r AS (DELETE FROM retries WHERE subscription_id = $1),
+    /// One statement, so one transaction. Leaves its tenant behind, for its deliveries.
+    pub(super) async fn remove_subscription(&self, id: SubscriptionId, now: Timestamp) -> Result<bool> {
+        const SQL: &str = "WITH gone AS (DELETE FROM subscriptions WHERE id = $1 RETURNING id, tenant),
+             r AS (DELETE FROM retries WHERE subscription_id = $1),
              p AS (DELETE FROM positions WHERE subscription_id = $1),
-             c AS (DELETE FROM state_changes WHERE subscription_id = $1)
-             DELETE FROM subscriptions WHERE id = $1 RETURNING id";
-        Ok(!self.rows(SQL, &[&id.0]).await?.is_empty())
+             c AS (DELETE FROM state_changes WHERE subscription_id = $1),
+             t AS (UPDATE tenants SET subscriptions = subscriptions - 1 FROM gone WHERE tenants.tenant = gone.tenant),
+             d AS (INSERT INTO deleted_subscriptions (id, tenant, deleted_at) SELECT id, tenant, $2 FROM gone)
+             SELECT id FROM gone";
+        Ok(!self.rows(SQL, &[&id.0, &now.0]).await?.is_empty())
     }
 
     /// A scan of the patterns that match: their table holds the enabled subscriptions and no others. Sorted here, because

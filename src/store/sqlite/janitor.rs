@@ -36,6 +36,12 @@ pub(super) const PRUNE_LOGS: &str = "DELETE FROM delivery_logs WHERE seq IN (SEL
 pub(super) const PRUNE_EVENTS: &str = "DELETE FROM events WHERE seq IN (SELECT e.seq FROM events e WHERE e.id < ?1 \
      AND NOT EXISTS (SELECT 1 FROM deliveries WHERE event = e.seq) ORDER BY e.id LIMIT ?2)";
 
+// Only after all its deliveries.
+pub(super) const PRUNE_DELETED: &str = "DELETE FROM deleted_subscriptions WHERE id IN (SELECT id \
+     FROM deleted_subscriptions WHERE deleted_at < ?1 ORDER BY deleted_at LIMIT ?2)";
+pub(super) const PRUNE_TENANTS: &str = "DELETE FROM tenants WHERE tenant IN (SELECT tenant FROM tenants \
+     INDEXED BY tenants_empty WHERE subscriptions = 0 AND tenant > '' LIMIT ?1)";
+
 /// A delivery that outlived its retention, unfinished.
 pub(super) struct Overdue {
     delivery_id: DeliveryId,
@@ -120,6 +126,8 @@ pub(super) fn prune(connection: &mut Connection, cutoff: Timestamp, max_rows: us
     for delete in [PRUNE_DELIVERIES, PRUNE_LOGS, PRUNE_EVENTS] {
         deleted += transaction.prepare_cached(delete)?.execute(params![blob(&floor), limit(max_rows - deleted)])?;
     }
+    deleted += transaction.prepare_cached(PRUNE_DELETED)?.execute(params![cutoff.0, limit(max_rows - deleted)])?;
+    deleted += transaction.prepare_cached(PRUNE_TENANTS)?.execute([limit(max_rows - deleted)])?;
     transaction.commit()?;
     Ok(JanitorCounts { rows_deleted: deleted as u64, more: deleted == max_rows, ..JanitorCounts::default() })
 }

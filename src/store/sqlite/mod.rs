@@ -3,6 +3,7 @@
 //! It owns a data directory: the database, and a lock file that makes one process its owner. One connection writes, a few
 //! read. Every statement is short, because a long read keeps the log from being copied into the database.
 
+mod api_keys;
 mod checkpoint;
 mod commit;
 mod connections;
@@ -31,6 +32,7 @@ use super::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord, NewSubscription,
     Pending, Recovery, Reseal, Result, Store, StoreError, SubscriptionChange, Update,
 };
+use crate::access::{ApiKey, NewApiKey, Prefix};
 use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, StateChange, Subscription, SubscriptionId, Timestamp,
 };
@@ -173,16 +175,27 @@ impl Store for SqliteStore {
         self.write(master_keys::reserve_subscription_id).await
     }
 
-    async fn create_subscription(&self, new: NewSubscription, now: Timestamp) -> Result<Subscription> {
-        self.write(move |connection| subscriptions::create(connection, &new, now)).await
+    async fn create_subscription(
+        &self,
+        new: NewSubscription,
+        quota: u64,
+        now: Timestamp,
+    ) -> Result<Option<Subscription>> {
+        self.write(move |connection| subscriptions::create(connection, &new, quota, now)).await
     }
 
     async fn subscription(&self, id: SubscriptionId) -> Result<Option<Subscription>> {
         self.read(move |connection| subscriptions::get(connection, id)).await
     }
 
-    async fn subscriptions(&self, after: Option<SubscriptionId>, limit: usize) -> Result<Vec<Subscription>> {
-        self.read(move |connection| subscriptions::list(connection, after, limit)).await
+    async fn subscriptions(
+        &self,
+        tenant: Option<&str>,
+        after: Option<SubscriptionId>,
+        limit: usize,
+    ) -> Result<Vec<Subscription>> {
+        let tenant = tenant.map(str::to_owned);
+        self.read(move |connection| subscriptions::list(connection, tenant.as_deref(), after, limit)).await
     }
 
     async fn update_subscription(
@@ -194,8 +207,8 @@ impl Store for SqliteStore {
         self.write(move |connection| subscriptions::update(connection, id, &change, now)).await
     }
 
-    async fn delete_subscription(&self, id: SubscriptionId) -> Result<bool> {
-        self.write(move |connection| subscriptions::delete(connection, id)).await
+    async fn delete_subscription(&self, id: SubscriptionId, now: Timestamp) -> Result<bool> {
+        self.write(move |connection| subscriptions::delete(connection, id, now)).await
     }
 
     async fn subscriptions_with_secrets(
@@ -320,6 +333,30 @@ impl Store for SqliteStore {
     async fn announced(&self, ids: &[i64]) -> Result<()> {
         let ids = ids.to_vec();
         self.write(move |connection| state_changes::announced(connection, &ids)).await
+    }
+
+    async fn create_api_key(&self, new: NewApiKey, most: u64, now: Timestamp) -> Result<Option<ApiKey>> {
+        self.write(move |connection| api_keys::create(connection, &new, most, now)).await
+    }
+
+    async fn api_key(&self, prefix: Prefix) -> Result<Option<ApiKey>> {
+        self.read(move |connection| api_keys::get(connection, prefix)).await
+    }
+
+    async fn api_keys(&self, after: Option<Prefix>, limit: usize) -> Result<Vec<ApiKey>> {
+        self.read(move |connection| api_keys::list(connection, after, limit)).await
+    }
+
+    async fn api_keys_changed_since(&self, revision: i64, limit: usize) -> Result<Vec<ApiKey>> {
+        self.read(move |connection| api_keys::changed_since(connection, revision, limit)).await
+    }
+
+    async fn revoke_api_key(&self, prefix: Prefix, now: Timestamp) -> Result<Option<ApiKey>> {
+        self.write(move |connection| api_keys::revoke(connection, prefix, now)).await
+    }
+
+    async fn prune_api_keys(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts> {
+        self.write_as_owner(move |connection| api_keys::prune(connection, cutoff, limit)).await
     }
 
     async fn close(&self) {

@@ -131,6 +131,6 @@ fn patterns(text: &str) -> Read<Vec<EventTypePattern>> {
     texts.iter().map(|text| text.parse().map_err(|error| unreadable(2, error))).collect()
 }
 
-fn unreadable(column: usize, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> rusqlite::Error {
+pub(super) fn unreadable(column: usize, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error.into())
 }

@@ -1,5 +1,7 @@
 //! What people are shown: a delivery with its attempts, a subscription's log.
 
+use std::sync::Arc;
+
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
@@ -13,13 +15,16 @@ pub(super) fn delivery(connection: &mut Connection, id: DeliveryId) -> Result<Op
     let found = snapshot
         .prepare_cached(
             "SELECT subscription_id, event_type, (SELECT e.id FROM events e WHERE e.seq = event), \
-             EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = subscription_id) FROM deliveries WHERE id = ?1",
+             (SELECT s.tenant FROM subscriptions s WHERE s.id = subscription_id), \
+             (SELECT g.tenant FROM deleted_subscriptions g WHERE g.id = subscription_id) FROM deliveries WHERE id = ?1",
         )?
         .query_row([blob(&id.0)], |row| {
-            Ok((rows::subscription_id(row, 0)?, row.get(1)?, rows::event_id(row, 2)?, row.get(3)?))
+            let tenants: (Option<Arc<str>>, Option<Arc<str>>) = (row.get(3)?, row.get(4)?);
+            Ok((rows::subscription_id(row, 0)?, row.get(1)?, rows::event_id(row, 2)?, tenants))
         })
         .optional()?;
-    let Some((subscription_id, event_type, event_id, subscription_exists)) = found else { return Ok(None) };
+    let Some((subscription_id, event_type, event_id, (of_subscription, of_deleted))) = found else { return Ok(None) };
+    let (subscription_exists, tenant) = (of_subscription.is_some(), of_subscription.or(of_deleted));
     let retry = snapshot
         .prepare_cached(&format!("{SELECT_RETRY} WHERE r.delivery_id = ?1"))?
         .query_row([blob(&id.0)], rows::retry)
@@ -28,7 +33,7 @@ pub(super) fn delivery(connection: &mut Connection, id: DeliveryId) -> Result<Op
         .prepare_cached(&format!("SELECT {LOG} FROM delivery_logs WHERE delivery_id = ?1 ORDER BY id"))?
         .query_map([blob(&id.0)], rows::log)?
         .collect::<rusqlite::Result<_>>()?;
-    Ok(Some(DeliveryRecord { id, subscription_id, event_type, event_id, retry, subscription_exists, attempts }))
+    Ok(Some(DeliveryRecord { id, subscription_id, tenant, event_type, event_id, retry, subscription_exists, attempts }))
 }
 
 // The janitor's rows can have ids a little out of order with the writer's, so the order is that of `seq`. `?2` may have

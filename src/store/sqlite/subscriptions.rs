@@ -11,8 +11,22 @@ use crate::store::{NewSubscription, Result, SubscriptionChange, Update, secrets,
 
 pub(super) const DELETE_PATTERNS: &str = "DELETE FROM subscription_patterns WHERE subscription_id = ?1";
 
-pub(super) fn create(connection: &mut Connection, new: &NewSubscription, now: Timestamp) -> Result<Subscription> {
+/// Counts one more of the tenant's, unless it has as many as it may.
+const COUNT_ONE_MORE: &str = "INSERT INTO tenants (tenant, subscriptions) SELECT ?1, 1 WHERE ?2 > 0 \
+     ON CONFLICT (tenant) DO UPDATE SET subscriptions = subscriptions + 1 WHERE subscriptions < ?2";
+pub(super) const LIST_OF_TENANT: &str = "WHERE tenant = ?3 AND id > ?1 ORDER BY id LIMIT ?2";
+
+pub(super) fn create(
+    connection: &mut Connection,
+    new: &NewSubscription,
+    quota: u64,
+    now: Timestamp,
+) -> Result<Option<Subscription>> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let quota = i64::try_from(quota).unwrap_or(i64::MAX);
+    if transaction.prepare_cached(COUNT_ONE_MORE)?.execute(params![new.tenant, quota])? == 0 {
+        return Ok(None);
+    }
     let insert = format!(
         "INSERT INTO subscriptions (target_url, event_types, secrets, version, created_at, updated_at, tenant, settings, id) \
          VALUES (?1, ?2, ?3, 1, ?4, ?4, ?5, ?6, ?7) RETURNING {SUBSCRIPTION}"
@@ -24,7 +38,7 @@ pub(super) fn create(connection: &mut Connection, new: &NewSubscription, now: Ti
     let created = transaction.prepare_cached(&insert)?.query_row(row, rows::subscription)?;
     write_patterns(&transaction, &created)?;
     transaction.commit()?;
-    Ok(created)
+    Ok(Some(created))
 }
 
 /// What the subscription wants, as an event looks for it: nothing while it is disabled.
@@ -57,13 +71,15 @@ pub(super) fn get(connection: &Connection, id: SubscriptionId) -> Result<Option<
 
 pub(super) fn list(
     connection: &mut Connection,
+    tenant: Option<&str>,
     after: Option<SubscriptionId>,
     max_rows: usize,
 ) -> Result<Vec<Subscription>> {
-    let mut select = connection
-        .prepare_cached(&format!("SELECT {SUBSCRIPTION} FROM subscriptions WHERE id > ?1 ORDER BY id LIMIT ?2"))?;
     let after = after.map_or(i64::MIN, |id| id.0);
-    let found = select.query_map(params![after, limit(max_rows)], rows::subscription)?;
+    let page = params![after, limit(max_rows), tenant];
+    let which = if tenant.is_some() { LIST_OF_TENANT } else { "WHERE id > ?1 AND ?3 IS NULL ORDER BY id LIMIT ?2" };
+    let mut select = connection.prepare_cached(&format!("SELECT {SUBSCRIPTION} FROM subscriptions {which}"))?;
+    let found = select.query_map(page, rows::subscription)?;
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 
@@ -125,15 +141,22 @@ pub(super) fn save_failing(connection: &Connection, id: SubscriptionId, since: O
     Ok(())
 }
 
-pub(super) fn delete(connection: &mut Connection, id: SubscriptionId) -> Result<bool> {
+/// Leaves its tenant behind, for its deliveries.
+pub(super) fn delete(connection: &mut Connection, id: SubscriptionId, now: Timestamp) -> Result<bool> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let deleted = transaction.execute("DELETE FROM subscriptions WHERE id = ?1", [id.0])? > 0;
+    let tenant: Option<String> = transaction
+        .query_row("DELETE FROM subscriptions WHERE id = ?1 RETURNING tenant", [id.0], |row| row.get(0))
+        .optional()?;
+    let Some(tenant) = tenant else { return Ok(false) };
+    transaction.execute("UPDATE tenants SET subscriptions = subscriptions - 1 WHERE tenant = ?1", [&tenant])?;
+    let remember = "INSERT INTO deleted_subscriptions (id, deleted_at, tenant) VALUES (?1, ?2, ?3)";
+    transaction.execute(remember, params![id.0, now.0, tenant])?;
     delete_patterns(&transaction, id)?;
     transaction.execute("DELETE FROM retries WHERE subscription_id = ?1", [id.0])?;
     transaction.execute("DELETE FROM positions WHERE subscription_id = ?1", [id.0])?;
     transaction.execute("DELETE FROM state_changes WHERE subscription_id = ?1", [id.0])?;
     transaction.commit()?;
-    Ok(deleted)
+    Ok(true)
 }
 
 pub(super) fn versions(connection: &mut Connection, ids: &[SubscriptionId]) -> Result<Vec<(SubscriptionId, i64)>> {

@@ -73,6 +73,11 @@ async fn no_query_reads_a_large_table_from_end_to_end() {
         janitor::OLD_UNTRIED,
         janitor::PRUNE_DELIVERIES,
         janitor::PRUNE_LOGS,
+        janitor::PRUNE_DELETED,
+        janitor::PRUNE_TENANTS,
+        api_keys::CHANGED,
+        api_keys::PRUNE,
+        &*format!("SELECT id FROM subscriptions {}", subscriptions::LIST_OF_TENANT),
     ];
     for query in queries {
         let sql = query.to_owned();

@@ -51,9 +51,9 @@ pub async fn settings_read_back_as_they_were_written(backend: &Backend) {
         tenant: DEFAULT_TENANT.to_owned(),
         settings: some_settings(),
     };
-    let created = store.create_subscription(new, T0).await.unwrap();
+    let created = store.create_subscription(new, u64::MAX, T0).await.unwrap().unwrap();
     let read = store.subscription(created.id).await.unwrap().unwrap();
-    let listed = store.subscriptions(None, 10).await.unwrap().remove(0);
+    let listed = store.subscriptions(None, None, 10).await.unwrap().remove(0);
     for subscription in [&created, &read, &listed] {
         assert_eq!(*subscription.settings, some_settings());
         assert_eq!((subscription.drop_through, subscription.failing_since), (None, None));
@@ -160,7 +160,7 @@ pub async fn a_deleted_subscription_takes_its_records_along(backend: &Backend) {
     let (deleted, left) = (subscribe(&store).await, subscribe(&store).await);
     change(&store, deleted, disabled(Some(DisabledReason::Gone))).await;
     change(&store, left, disabled(Some(DisabledReason::Gone))).await;
-    store.delete_subscription(deleted).await.unwrap();
+    store.delete_subscription(deleted, T0).await.unwrap();
     assert!(reasons(&store, deleted).await.is_empty());
     assert_eq!(store.unannounced(10).await.unwrap().len(), 1);
 }

@@ -21,7 +21,7 @@ async fn subscribe_to(store: &Arc<dyn Store>, tenant: &str, event_types: &[&str]
         tenant: tenant.to_owned(),
         settings: hookpost::delivery::Settings::default(),
     };
-    store.create_subscription(new, T0).await.unwrap().id
+    store.create_subscription(new, u64::MAX, T0).await.unwrap().unwrap().id
 }
 
 async fn matching(store: &Arc<dyn Store>, event_type: &str) -> Vec<SubscriptionId> {
@@ -106,7 +106,7 @@ pub async fn a_disabled_one_does_not_match_until_it_is_enabled(backend: &Backend
 pub async fn a_deleted_one_does_not_match(backend: &Backend) {
     let store = backend.owned().await;
     let (deleted, left) = (subscribe(&store).await, subscribe(&store).await);
-    store.delete_subscription(deleted).await.unwrap();
+    store.delete_subscription(deleted, T0).await.unwrap();
     assert_eq!(matching(&store, "order.created").await, [left]);
 }
 
@@ -129,7 +129,7 @@ pub async fn a_subscription_keeps_its_tenant(backend: &Backend) {
     let id = subscribe_to(&store, "ours", &[]).await;
     let updated = store.update_subscription(id, SubscriptionChange::default(), T0).await.unwrap().done().unwrap();
     let read = store.subscription(id).await.unwrap().unwrap();
-    let listed = store.subscriptions(None, 10).await.unwrap().remove(0);
+    let listed = store.subscriptions(None, None, 10).await.unwrap().remove(0);
     for subscription in [updated, read, listed] {
         assert_eq!(&*subscription.tenant, "ours");
     }

@@ -1,6 +1,7 @@
 //! What the first release has written, read by this one.
 
 use hookpost::delivery::{DEFAULT_TENANT, DeliveryId, Settings, SubscriptionId};
+use hookpost::store::NewSubscription;
 use refinery::Target;
 use tokio_postgres::NoTls;
 
@@ -95,6 +96,18 @@ pub async fn what_the_first_version_has_written_is_read_and_goes_on(backend: &Ba
     assert_eq!((known.len(), known[0].id.as_str(), known[0].proof.as_str()), (1, "plain", "plain:hookpost"));
     assert_eq!(store.matching(DEFAULT_TENANT, "x").await.unwrap(), [sub, other]);
     assert!(store.state_changes(sub, None, 10).await.unwrap().is_empty());
+    let tenants = store.subscriptions(Some(DEFAULT_TENANT), None, 10).await.unwrap();
+    assert_eq!(tenants.iter().map(|subscription| subscription.id).collect::<Vec<_>>(), [sub, other]);
+    let new = NewSubscription {
+        id: store.reserve_subscription_id().await.unwrap(),
+        target_url: "https://receiver.example/hook".to_owned(),
+        event_types: vec![],
+        secrets: None,
+        tenant: DEFAULT_TENANT.to_owned(),
+        settings: Settings::default(),
+    };
+    assert!(store.create_subscription(new.clone(), 2, T0).await.unwrap().is_none(), "those of before are counted");
+    assert!(store.create_subscription(new, 3, T0).await.unwrap().is_some());
 
     let recovery = recover(&store).await;
     assert_eq!(recovery.watermark, Some(DeliveryId(id(50))));

@@ -1,5 +1,6 @@
 //! The rules that `src/store/mod.rs` documents, one function each.
 
+pub mod api_keys;
 pub mod backlog;
 pub mod changes;
 pub mod commit;
@@ -14,3 +15,4 @@ pub mod retries;
 pub mod secrets;
 pub mod status;
 pub mod subscriptions;
+pub mod tenants;

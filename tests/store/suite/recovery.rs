@@ -70,8 +70,8 @@ pub async fn a_deleted_subscription_is_not_recovered(backend: &Backend) {
     let (untried, behind) = (subscribe(&store).await, subscribe(&store).await);
     let batch = accepted([delivery(untried, 1), delivery(behind, 2)]);
     commit(&store, Batch { positions: vec![(behind, Some(DeliveryId(id(0))))], ..batch }).await;
-    assert!(store.delete_subscription(untried).await.unwrap());
-    assert!(store.delete_subscription(behind).await.unwrap());
+    assert!(store.delete_subscription(untried, T0).await.unwrap());
+    assert!(store.delete_subscription(behind, T0).await.unwrap());
     let recovery = recover(&store).await;
     assert!(recovery.untried.is_empty() && recovery.positions.is_empty(), "{recovery:?}");
 }

@@ -17,7 +17,7 @@ async fn create_sealed(store: &Arc<dyn Store>, secrets: Secrets) -> Subscription
         secrets: Some(secrets),
         settings: Default::default(),
     };
-    store.create_subscription(new, T0).await.unwrap()
+    store.create_subscription(new, u64::MAX, T0).await.unwrap().unwrap()
 }
 
 fn reseal(subscription: &Subscription, text: &str) -> Reseal {
@@ -46,7 +46,7 @@ pub async fn everything_that_is_sealed_reads_back(backend: &Backend) {
     };
     let created = create_sealed(&store, all.clone()).await;
     let read = store.subscription(created.id).await.unwrap().unwrap();
-    let listed = store.subscriptions(None, 10).await.unwrap().remove(0);
+    let listed = store.subscriptions(None, None, 10).await.unwrap().remove(0);
     for subscription in [created, read, listed] {
         let secrets = subscription.secrets.unwrap();
         let texts = |secrets: &Secrets| secrets.sealed().map(|one| one.as_str().to_owned()).collect::<Vec<_>>();
@@ -108,7 +108,7 @@ pub async fn what_changed_meanwhile_is_not_resealed(backend: &Backend) {
     let (changed, deleted) = (create_sealed(&store, sealed("a")).await, create_sealed(&store, sealed("b")).await);
     let change = SubscriptionChange { secrets: Some(Some(sealed("newer"))), ..Default::default() };
     store.update_subscription(changed.id, change, T0).await.unwrap().done().unwrap();
-    store.delete_subscription(deleted.id).await.unwrap();
+    store.delete_subscription(deleted.id, T0).await.unwrap();
     assert!(store.reseal(&[reseal(&changed, "A"), reseal(&deleted, "B")]).await.unwrap().is_empty());
     assert_eq!(current(&store.subscription(changed.id).await.unwrap().unwrap()), Some("newer"));
     assert!(store.subscription(deleted.id).await.unwrap().is_none());

@@ -42,7 +42,7 @@ pub async fn a_delivery_outlives_its_subscription(backend: &Backend) {
     let sub = subscribe(&store).await;
     let left = delivery(sub, 1);
     commit(&store, delivered([left.clone()])).await;
-    store.delete_subscription(sub).await.unwrap();
+    store.delete_subscription(sub, T0).await.unwrap();
     let record = store.delivery(left.id).await.unwrap().unwrap();
     assert!(!record.subscription_exists);
     assert_eq!((record.subscription_id, record.attempts.len()), (sub, 1));

@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::super::*;
+use crate::access::{ApiKey, NewApiKey, Prefix};
 use crate::delivery::{AttemptLog, Event, Outcome as Attempt, Retry, StateChange, Subscription, Timestamp};
 use crate::store::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord, NewSubscription,
@@ -190,6 +191,12 @@ scripted! {
     state_changes(SubscriptionId, Option<i64>, usize) -> Vec<StateChange>;
     unannounced(usize) -> Vec<StateChange>;
     announced(&[i64]) -> ();
+    create_api_key(NewApiKey, u64, Timestamp) -> Option<ApiKey>;
+    api_key(Prefix) -> Option<ApiKey>;
+    api_keys(Option<Prefix>, usize) -> Vec<ApiKey>;
+    api_keys_changed_since(i64, usize) -> Vec<ApiKey>;
+    revoke_api_key(Prefix, Timestamp) -> Option<ApiKey>;
+    prune_api_keys(Timestamp, usize) -> JanitorCounts;
     identity() -> Uuid;
     ping() -> ();
     matching(&str, &str) -> Vec<SubscriptionId>;
@@ -202,11 +209,11 @@ scripted! {
     master_keys() -> Vec<MasterKeyRecord>;
     add_master_key(&MasterKeyRecord) -> ();
     forget_master_keys(&str) -> Vec<String>;
-    create_subscription(NewSubscription, Timestamp) -> Subscription;
+    create_subscription(NewSubscription, u64, Timestamp) -> Option<Subscription>;
     subscription(SubscriptionId) -> Option<Subscription>;
-    subscriptions(Option<SubscriptionId>, usize) -> Vec<Subscription>;
+    subscriptions(Option<&str>, Option<SubscriptionId>, usize) -> Vec<Subscription>;
     update_subscription(SubscriptionId, SubscriptionChange, Timestamp) -> Update;
-    delete_subscription(SubscriptionId) -> bool;
+    delete_subscription(SubscriptionId, Timestamp) -> bool;
     subscription_versions(&[SubscriptionId]) -> Vec<(SubscriptionId, i64)>;
     recovery() -> Recovery;
     pending(SubscriptionId, usize) -> Pending;
