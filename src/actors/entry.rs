@@ -4,7 +4,7 @@
 //! place are not lost: they are in the store, and the actor, told once, reads them from there.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -41,7 +41,8 @@ impl Config {
     pub fn new(subscription: Subscription) -> Arc<Self> {
         let target = Arc::new(Target::new(&subscription.target_url));
         let keys = subscription.secret.as_ref().map(|secret| Arc::new(SigningKeys::new(secret)));
-        let options = Arc::new(request_options(&subscription));
+        let options = request_options(&subscription);
+        let options = if options == **PLAIN { PLAIN.clone() } else { Arc::new(options) };
         Arc::new(Self { subscription: Arc::new(subscription), target, keys, options })
     }
 
@@ -51,6 +52,9 @@ impl Config {
         Arc::new(Self { subscription: Arc::new(subscription), target, keys, options })
     }
 }
+
+/// Most subscriptions send plain requests: they share one.
+static PLAIN: LazyLock<Arc<RequestOptions>> = LazyLock::new(Arc::default);
 
 /// They were checked when they were stored; what another version stored and this one refuses is not sent.
 fn request_options(subscription: &Subscription) -> RequestOptions {
