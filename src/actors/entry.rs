@@ -4,7 +4,7 @@
 //! place are not lost: they are in the store, and the actor, told once, reads them from there.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -43,7 +43,8 @@ impl Config {
     pub fn new(subscription: Subscription, vault: &Vault, now: Timestamp) -> Arc<Self> {
         let target = Arc::new(Target::new(&subscription.target_url));
         let keys = signing_keys(&subscription, vault, now);
-        let options = Arc::new(request_options(&subscription));
+        let options = request_options(&subscription);
+        let options = if options == **PLAIN { PLAIN.clone() } else { Arc::new(options) };
         Arc::new(Self { subscription: Arc::new(subscription), target, keys, options })
     }
 
@@ -54,6 +55,8 @@ impl Config {
     }
 }
 
+/// Most subscriptions send plain requests: they share one.
+static PLAIN: LazyLock<Arc<RequestOptions>> = LazyLock::new(Arc::default);
 /// Opens the subscription's secrets. One that was replaced and does not count any more is left alone.
 fn signing_keys(
     subscription: &Subscription,

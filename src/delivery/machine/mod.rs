@@ -36,6 +36,8 @@ pub const MAX_RETRIES_HELD: usize = 512;
 /// Payload that one subscription holds in memory before it leaves the rest to the store: a receiver of large bodies that
 /// hangs must not take the memory of the others. One delivery is always let in, however large.
 pub const MAX_HELD_BYTES: usize = 4 * 1024 * 1024;
+/// Places that the queues of a busy subscription keep while they are empty.
+const KEPT: usize = 4;
 /// How long to wait before asking a store again that could not answer.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 
@@ -207,6 +209,7 @@ impl Machine {
             }
         }
         self.advance(now);
+        self.release();
     }
 
     /// The next thing to do, if there is one.
@@ -378,9 +381,22 @@ impl Machine {
             self.retries_beyond = false;
             self.actions.push_back(Action::LoadRetries);
         }
-        release(&mut self.ready);
-        release(&mut self.due);
-        release(&mut self.actions);
+    }
+
+    /// An idle subscription keeps no buffers: ten thousand of them are in memory. A busy one keeps small ones, so that not
+    /// every delivery makes them anew.
+    fn release(&mut self) {
+        let kept = if self.is_busy() { KEPT } else { 0 };
+        release(&mut self.ready, kept);
+        release(&mut self.due, kept);
+        release(&mut self.actions, kept);
+        if !self.is_busy() {
+            // Empty maps keep their last node.
+            self.in_flight = BTreeMap::new();
+            if self.untried.is_empty() {
+                self.untried = BTreeSet::new();
+            }
+        }
     }
 
     /// The next delivery whose attempt may start. Those that are due were accepted earlier, and hold their places already.
@@ -469,11 +485,9 @@ enum Place {
     Stop,
 }
 
-/// An idle subscription keeps no buffers: ten thousand of them are in memory.
-fn release<T>(queue: &mut VecDeque<T>) {
-    const KEPT: usize = 4;
-    if queue.is_empty() && queue.capacity() > KEPT * 2 {
-        queue.shrink_to(KEPT);
+fn release<T>(queue: &mut VecDeque<T>, kept: usize) {
+    if queue.is_empty() && queue.capacity() > kept * 2 {
+        queue.shrink_to(kept);
     }
 }
 

@@ -143,6 +143,15 @@ fn a_delivery_received_at_once_costs_one_attempt_and_one_record_and_no_retry() {
 }
 
 #[test]
+fn an_idle_machine_keeps_no_queues() {
+    let mut bench = Bench::started("10s");
+    (1..=100).for_each(|n| bench.give(Input::Accepted(delivery(n))));
+    (1..=100).for_each(|n| bench.finish(n, 200));
+    let machine = &bench.machine;
+    assert_eq!((machine.ready.capacity(), machine.due.capacity(), machine.actions.capacity()), (0, 0, 0));
+}
+
+#[test]
 fn three_failures_and_a_success_are_four_attempts_at_the_scheduled_times() {
     let mut bench = Bench::started("10s,30s,60s,300s");
     bench.give(Input::Accepted(delivery(1)));

@@ -67,7 +67,7 @@ pub(super) fn subscription(row: &Row) -> Result<Subscription> {
         event_types: event_types.iter().map(parse).collect::<Result<_>>()?,
         secrets: secrets.map(Arc::new),
         disabled: disabled(row)?,
-        settings: settings.into(),
+        settings,
         drop_through: get::<Option<Uuid>>(row, "drop_through")?.map(DeliveryId),
         failing_since: get::<Option<i64>>(row, "failing_since")?.map(Timestamp),
         version: get(row, "version")?,

@@ -8,12 +8,13 @@ use super::{events, keys};
 use crate::delivery::{AttemptLog, Delivery, DeliveryId, Retry, SubscriptionId};
 use crate::store::{Batch, Result, StoreError};
 
-// Whatever is stored already is left as it is: a batch may come twice.
-const INSERT_DELIVERY: &str = "INSERT INTO deliveries (id, subscription_id, event_type, payload, ordering_key) \
+// Whatever is stored already is left as it is: a batch may come twice. `OR FAIL`, because a row that is refused ends the whole
+// transaction: to be able to undo a statement with triggers alone, SQLite would copy every page before it changes it.
+const INSERT_DELIVERY: &str = "INSERT OR FAIL INTO deliveries (id, subscription_id, event_type, payload, ordering_key) \
      VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (id) DO NOTHING";
-const INSERT_DELIVERY_OF_EVENT: &str = "INSERT INTO deliveries (id, subscription_id, event_type, event) \
+const INSERT_DELIVERY_OF_EVENT: &str = "INSERT OR FAIL INTO deliveries (id, subscription_id, event_type, event) \
      VALUES (?1, ?2, ?3, (SELECT seq FROM events WHERE id = ?4)) ON CONFLICT (id) DO NOTHING";
-const INSERT_LOG: &str = "INSERT INTO delivery_logs (id, subscription_id, delivery_id, target_url, timestamp, \
+const INSERT_LOG: &str = "INSERT OR FAIL INTO delivery_logs (id, subscription_id, delivery_id, target_url, timestamp, \
      attempt_number, outcome, http_status, error_details, duration_ms, response_body) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (id) DO NOTHING";
 // An attempt can end after its subscription was deleted: nothing may be planned for it any more.

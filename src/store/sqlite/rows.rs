@@ -112,7 +112,7 @@ pub(super) fn subscription(row: &Row<'_>) -> Read<Subscription> {
         event_types: patterns(&row.get::<_, Arc<str>>(2)?)?,
         secrets: secrets(row, 3)?.map(Arc::new),
         disabled: disabled(row, 4)?,
-        settings: settings::from_text(&row.get::<_, Arc<str>>(9)?).map_err(|error| unreadable(9, error))?.into(),
+        settings: settings::from_text(&row.get::<_, Arc<str>>(9)?).map_err(|error| unreadable(9, error))?,
         drop_through: row.get::<_, Option<[u8; 16]>>(10)?.map(|id| DeliveryId(Uuid::from_bytes(id))),
         failing_since: row.get::<_, Option<i64>>(11)?.map(Timestamp),
         version: row.get(5)?,

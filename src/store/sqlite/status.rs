@@ -36,10 +36,22 @@ pub(super) fn delivery(connection: &mut Connection, id: DeliveryId) -> Result<Op
     Ok(Some(DeliveryRecord { id, subscription_id, tenant, event_type, event_id, retry, subscription_exists, attempts }))
 }
 
-// The janitor's rows can have ids a little out of order with the writer's, so the order is that of `seq`. `?2` may have
+/// The index of logs by subscription has so many rows of `seq` (2 to this power) after each other, sorted within: a commit
+/// adds to the last of these stretches only, and a reader goes from one to the one before.
+const STRETCH_BITS: u32 = 11;
+// The janitor's rows can have ids a little out of order with the writer's, so the order is that of `seq`. `?1` may have
 // been pruned meanwhile: then the page goes on from the newest that is older.
-const BEFORE: &str = "coalesce((SELECT seq FROM delivery_logs WHERE id = ?2), \
-     (SELECT seq + 1 FROM delivery_logs WHERE id < ?2 ORDER BY id DESC LIMIT 1), 0)";
+const BEFORE: &str = "SELECT coalesce((SELECT seq FROM delivery_logs WHERE id = ?1), \
+     (SELECT seq + 1 FROM delivery_logs WHERE id < ?1 ORDER BY id DESC LIMIT 1), 0)";
+const ENDS: &str = "SELECT (SELECT min(seq) FROM delivery_logs), (SELECT max(seq) + 1 FROM delivery_logs)";
+
+/// The rows of one stretch, as the index has them.
+pub(super) fn logs_sql() -> String {
+    format!(
+        "SELECT {LOG} FROM delivery_logs WHERE seq >> {STRETCH_BITS} = ?1 AND subscription_id = ?2 AND seq < ?3 \
+         ORDER BY seq DESC LIMIT ?4"
+    )
+}
 
 pub(super) fn logs(
     connection: &mut Connection,
@@ -47,11 +59,24 @@ pub(super) fn logs(
     before: Option<Uuid>,
     max_rows: usize,
 ) -> Result<Vec<AttemptLog>> {
-    let older = before.map_or(String::new(), |_| format!("AND seq < {BEFORE}"));
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {LOG} FROM delivery_logs WHERE subscription_id = ?1 {older} ORDER BY seq DESC LIMIT ?3"
-    ))?;
-    let before = before.unwrap_or_default();
-    let found = statement.query_map(params![id.0, blob(&before), limit(max_rows)], rows::log)?;
-    Ok(found.collect::<rusqlite::Result<_>>()?)
+    // All stretches as of one moment.
+    let snapshot = connection.transaction()?;
+    let ends: (Option<i64>, Option<i64>) =
+        snapshot.prepare_cached(ENDS)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let (Some(oldest), Some(end)) = ends else { return Ok(Vec::new()) };
+    let end = match before {
+        Some(before) => snapshot.prepare_cached(BEFORE)?.query_row([blob(&before)], |row| row.get(0))?,
+        None => end,
+    };
+    let mut statement = snapshot.prepare_cached(&logs_sql())?;
+    let mut page = Vec::new();
+    for stretch in (oldest >> STRETCH_BITS..=(end - 1) >> STRETCH_BITS).rev() {
+        if page.len() == max_rows {
+            break;
+        }
+        for log in statement.query_map(params![stretch, id.0, end, limit(max_rows - page.len())], rows::log)? {
+            page.push(log?);
+        }
+    }
+    Ok(page)
 }

@@ -7,6 +7,7 @@ use rusqlite::types::Value;
 use uuid::Builder;
 
 use super::*;
+use crate::delivery::Outcome;
 use crate::store::SqliteStore;
 
 const T0: Timestamp = Timestamp(1_750_000_000_000);
@@ -53,6 +54,7 @@ async fn no_query_reads_a_large_table_from_end_to_end() {
     let dir = tempfile::tempdir().unwrap();
     let store = owned(dir.path()).await;
     let (backlog, unfinished, retries) = (reads::backlog_sql(), reads::unfinished_sql(), reads::retries_sql());
+    let logs = status::logs_sql();
     let queries = [
         &*backlog,
         &*unfinished,
@@ -78,6 +80,7 @@ async fn no_query_reads_a_large_table_from_end_to_end() {
         api_keys::CHANGED,
         api_keys::PRUNE,
         &*format!("SELECT id FROM subscriptions {}", subscriptions::LIST_OF_TENANT),
+        &*logs,
     ];
     for query in queries {
         let sql = query.to_owned();
@@ -206,4 +209,56 @@ async fn a_schema_of_a_newer_version_is_refused_with_its_path() {
     let error = store.migrate(T0).await.unwrap_err();
     assert!(matches!(error, StoreError::Corrupt(_)), "{error:?}");
     assert!(error.to_string().contains("hookpost.db"), "{error}");
+}
+
+fn log(n: u64, subscription_id: SubscriptionId) -> AttemptLog {
+    AttemptLog {
+        id: Uuid::from_u128(u128::from(n) << 64),
+        delivery_id: DeliveryId(Uuid::from_u128(u128::from(n) << 64)),
+        subscription_id,
+        target_url: "http://receiver.test/".into(),
+        timestamp: T0,
+        attempt_number: 1,
+        outcome: Outcome::Success,
+        http_status: Some(200),
+        error_details: None,
+        duration_ms: 1,
+        response_body: None,
+    }
+}
+
+#[tokio::test]
+async fn a_log_is_read_across_stretches_that_hold_none_or_many_of_its_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = owned(dir.path()).await;
+    let (busy, rare) = (SubscriptionId(1), SubscriptionId(2));
+    // In three stretches: the rare one has its rows in the first and in the last.
+    let of = |n: u64| if n % 5_000 == 1 { rare } else { busy };
+    let logs: Vec<_> = (1..=5_001).map(|n| log(n, of(n))).collect();
+    store.commit(&Batch { logs: logs.clone(), ..Batch::default() }).await.unwrap();
+    for (subscription, page) in [(busy, 700), (busy, 10_000), (rare, 1), (rare, 50)] {
+        let (mut found, mut before) = (Vec::new(), None);
+        loop {
+            let read = store.logs(subscription, before, page).await.unwrap();
+            let Some(last) = read.last() else { break };
+            before = Some(last.id);
+            found.extend(read);
+        }
+        let expected: Vec<_> = logs.iter().rev().filter(|log| log.subscription_id == subscription).cloned().collect();
+        assert!(found == expected, "{subscription} by {page}: {} rows of {}", found.len(), expected.len());
+    }
+    assert_eq!(store.logs(SubscriptionId(3), None, 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_log_that_was_written_before_its_index_changed_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = owned(dir.path()).await;
+    let one = log(1, SubscriptionId(1));
+    store.commit(&Batch { logs: vec![one.clone()], ..Batch::default() }).await.unwrap();
+    let back = "DROP INDEX delivery_logs_by_stretch; CREATE INDEX delivery_logs_by_subscription ON delivery_logs \
+         (subscription_id); DELETE FROM refinery_schema_history WHERE name = 'logs_by_stretch'";
+    store.write(|connection| Ok(connection.execute_batch(back)?)).await.unwrap();
+    store.migrate(T0).await.unwrap();
+    assert_eq!(store.logs(SubscriptionId(1), None, 10).await.unwrap(), [one]);
 }
