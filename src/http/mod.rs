@@ -2,6 +2,7 @@
 //! loop (`server.rs`), and every path is listed in `routes.rs`.
 
 mod access;
+mod audit;
 mod body;
 mod enabling;
 mod event;
@@ -104,6 +105,8 @@ fn routes(
         .or(logs::routes(&http))
         .unify()
         .or(enabling::routes(&http))
+        .unify()
+        .or(audit::routes(&http))
         .unify()
         .or(state::routes(&http))
         .unify()

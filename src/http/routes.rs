@@ -24,6 +24,7 @@ pub(super) const ROUTES: &[Route] = &[
     route("/subscriptions/{id}/changes", &["GET"]),
     route("/subscriptions/{id}/state", &["GET"]),
     route("/subscriptions/{id}/logs", &["GET"]),
+    route("/audit", &["GET"]),
     route("/status/{delivery_id}", &["GET"]),
     route("/deliveries/{delivery_id}/explain", &["GET"]),
     route("/", &["GET"]),

@@ -14,6 +14,7 @@ use warp::http::{Request, header};
 use super::openapi::tests::assert_matches;
 use super::subscription_shown::tests::subscription;
 use super::*;
+use crate::audit::{Act, AuditFilter, AuditRecord, Thing};
 use crate::cache::NoCache;
 use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, DisabledReason, Event, EventId, Retry, StateChange, Subscription, Timestamp,
@@ -98,6 +99,9 @@ away! {
     prune(Timestamp, usize) -> JanitorCounts;
     save_failing(SubscriptionId, Option<Timestamp>) -> ();
     backlog(SubscriptionId, DeliveryId, u64) -> u64;
+    record(&Act, &Thing, Option<&str>, Timestamp) -> ();
+    audit(&AuditFilter, Option<i64>, usize) -> Vec<AuditRecord>;
+    prune_audit(Timestamp, usize) -> JanitorCounts;
     state_changes(SubscriptionId, Option<i64>, usize) -> Vec<StateChange>;
     unannounced(usize) -> Vec<StateChange>;
     announced(&[i64]) -> ();

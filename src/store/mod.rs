@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use uuid::Uuid;
 
+use crate::audit::{Act, AuditFilter, AuditRecord, Thing};
 use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, DisabledReason, Event, EventId, EventTypePattern, Outcome, Retry, Settings,
     StateChange, Subscription, SubscriptionId, Timestamp,
@@ -334,6 +335,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Deletes up to `limit` idempotency keys that were accepted before `cutoff`.
     async fn prune_keys(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts>;
+
+    /// Records a deed that changes nothing else in the store.
+    async fn record(&self, act: &Act, object: &Thing, tenant: Option<&str>, now: Timestamp) -> Result<()>;
+    /// Up to `limit` records of the audit with ids below `before`, newest first.
+    async fn audit(&self, filter: &AuditFilter, before: Option<i64>, limit: usize) -> Result<Vec<AuditRecord>>;
+    /// Deletes up to `limit` records of before `cutoff`, the oldest first.
+    async fn prune_audit(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts>;
 
     /// Saves since when every attempt to the subscription has failed. Not a new version: nobody else has to know.
     async fn save_failing(&self, id: SubscriptionId, since: Option<Timestamp>) -> Result<()>;

@@ -4,6 +4,7 @@
 //! (`reads`, `subscriptions`); what is long and rare, migrations, recovery and the janitor, opens a connection of its
 //! own (`recovery`, `partitions`, `janitor`). Every call ends within a deadline, whatever the server does.
 
+mod audit;
 mod columns;
 mod commit;
 mod connection;
@@ -39,6 +40,7 @@ use super::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, NewSubscription, Pending,
     Recovery, Result, Store, StoreError, SubscriptionChange, Update,
 };
+use crate::audit::{Act, AuditFilter, AuditRecord, Thing};
 use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, StateChange, Subscription, SubscriptionId, Timestamp,
 };
@@ -300,6 +302,19 @@ impl Store for PostgresStore {
     async fn prune_keys(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts> {
         let session = self.maintenance().await?;
         within(MAINTENANCE_DEADLINE, "pruning idempotency keys", keys::prune(&session.client, cutoff, limit)).await
+    }
+
+    async fn record(&self, act: &Act, object: &Thing, tenant: Option<&str>, now: Timestamp) -> Result<()> {
+        self.write_audit(act, object, tenant, now).await
+    }
+
+    async fn audit(&self, filter: &AuditFilter, before: Option<i64>, limit: usize) -> Result<Vec<AuditRecord>> {
+        self.read_audit(filter, before, limit).await
+    }
+
+    async fn prune_audit(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts> {
+        let session = self.maintenance().await?;
+        within(MAINTENANCE_DEADLINE, "pruning the audit", audit::prune(&session.client, cutoff, limit)).await
     }
 
     async fn save_failing(&self, id: SubscriptionId, since: Option<Timestamp>) -> Result<()> {

@@ -3,6 +3,7 @@
 //! It owns a data directory: the database, and a lock file that makes one process its owner. One connection writes, a few
 //! read. Every statement is short, because a long read keeps the log from being copied into the database.
 
+mod audit;
 mod checkpoint;
 mod commit;
 mod connections;
@@ -30,6 +31,7 @@ use super::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, NewSubscription, Pending,
     Recovery, Result, Store, StoreError, SubscriptionChange, Update,
 };
+use crate::audit::{Act, AuditFilter, AuditRecord, Thing};
 use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, StateChange, Subscription, SubscriptionId, Timestamp,
 };
@@ -267,6 +269,20 @@ impl Store for SqliteStore {
 
     async fn prune_keys(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts> {
         self.write_as_owner(move |connection| keys::prune(connection, cutoff, limit)).await
+    }
+
+    async fn record(&self, act: &Act, object: &Thing, tenant: Option<&str>, now: Timestamp) -> Result<()> {
+        let (act, object, tenant) = (act.clone(), object.clone(), tenant.map(str::to_owned));
+        self.write(move |connection| audit::append(connection, &act, &object, tenant.as_deref(), now)).await
+    }
+
+    async fn audit(&self, filter: &AuditFilter, before: Option<i64>, limit: usize) -> Result<Vec<AuditRecord>> {
+        let filter = filter.clone();
+        self.read(move |connection| audit::list(connection, &filter, before, limit)).await
+    }
+
+    async fn prune_audit(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts> {
+        self.write_as_owner(move |connection| audit::prune(connection, cutoff, limit)).await
     }
 
     async fn save_failing(&self, id: SubscriptionId, since: Option<Timestamp>) -> Result<()> {

@@ -53,6 +53,7 @@ async fn no_query_reads_a_large_table_from_end_to_end() {
     let dir = tempfile::tempdir().unwrap();
     let store = owned(dir.path()).await;
     let (backlog, unfinished, retries) = (reads::backlog_sql(), reads::unfinished_sql(), reads::retries_sql());
+    let audit = super::audit::select_sql(&AuditFilter { object: Some(Thing::MasterKey), ..AuditFilter::default() });
     let queries = [
         &*backlog,
         &*unfinished,
@@ -73,6 +74,8 @@ async fn no_query_reads_a_large_table_from_end_to_end() {
         janitor::OLD_UNTRIED,
         janitor::PRUNE_DELIVERIES,
         janitor::PRUNE_LOGS,
+        super::audit::PRUNE,
+        &*audit,
     ];
     for query in queries {
         let sql = query.to_owned();

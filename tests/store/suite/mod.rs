@@ -1,5 +1,6 @@
 //! The rules that `src/store/mod.rs` documents, one function each.
 
+pub mod audit;
 pub mod backlog;
 pub mod changes;
 pub mod commit;

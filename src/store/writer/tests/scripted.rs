@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::super::*;
+use crate::audit::{Act, AuditFilter, AuditRecord, Thing};
 use crate::delivery::{AttemptLog, Event, Outcome as Attempt, Retry, StateChange, Subscription, Timestamp};
 use crate::store::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, NewSubscription, Pending,
@@ -187,6 +188,9 @@ scripted! {
     migrate(Timestamp) -> ();
     save_failing(SubscriptionId, Option<Timestamp>) -> ();
     backlog(SubscriptionId, DeliveryId, u64) -> u64;
+    record(&Act, &Thing, Option<&str>, Timestamp) -> ();
+    audit(&AuditFilter, Option<i64>, usize) -> Vec<AuditRecord>;
+    prune_audit(Timestamp, usize) -> JanitorCounts;
     state_changes(SubscriptionId, Option<i64>, usize) -> Vec<StateChange>;
     unannounced(usize) -> Vec<StateChange>;
     announced(&[i64]) -> ();
