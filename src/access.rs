@@ -6,6 +6,7 @@ mod shown;
 mod tenant;
 mod token;
 
+use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -86,6 +87,33 @@ pub enum Actor {
     Hookpost,
 }
 
+/// As it is stored and shown: `anonymous`, `key/3f9a…`, `command_line`, `hookpost`.
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anonymous => f.write_str("anonymous"),
+            Self::Key(prefix) => write!(f, "key/{prefix}"),
+            Self::CommandLine => f.write_str("command_line"),
+            Self::Hookpost => f.write_str("hookpost"),
+        }
+    }
+}
+
+impl FromStr for Actor {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "anonymous" => Ok(Self::Anonymous),
+            "command_line" => Ok(Self::CommandLine),
+            "hookpost" => Ok(Self::Hookpost),
+            other => match other.strip_prefix("key/") {
+                Some(prefix) => Ok(Self::Key(prefix.into())),
+                None => Err(format!("unknown actor: {other:?}")),
+            },
+        }
+    }
+}
+
 /// Who calls.
 #[derive(Clone, Debug)]
 pub struct Caller {
@@ -127,6 +155,14 @@ mod tests {
     fn a_role_is_read_as_it_is_written() {
         assert!(Role::ALL.into_iter().all(|role| role.as_str().parse() == Ok(role)));
         assert!("Admin".parse::<Role>().is_err() && "".parse::<Role>().is_err());
+    }
+
+    #[test]
+    fn an_actor_is_read_back_as_it_was_written() {
+        for actor in [Actor::Anonymous, Actor::Key("3f9a".into()), Actor::CommandLine, Actor::Hookpost] {
+            assert_eq!(actor.to_string().parse(), Ok(actor));
+        }
+        assert!("root".parse::<Actor>().unwrap_err().contains("root"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod actors;
+pub mod audit;
 pub mod cache;
 pub mod cli;
 pub mod clock;

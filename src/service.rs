@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::access::KeyRing;
 use crate::actors::{Engine, Parts, Running};
+use crate::audit::{Act, Action, Thing};
 use crate::cache::{Cache, NoCache, RedisCache};
 use crate::clock::Clock;
 use crate::config::{Auth, Config};
@@ -63,6 +64,11 @@ pub async fn rotate_master(config: &Config, progress: &mut (dyn FnMut(u64) + Sen
     let vault = Vault::new(config.master_keys.clone(), false);
     let cache = open_cache(config, &*store).await?;
     let resealed = vault::rotate_master(&vault, &*store, &*cache, progress).await;
+    if let Ok(done) = &resealed {
+        let detail = Some(format!("secrets of {} subscriptions sealed anew", done.count));
+        let act = Act { detail, ..Act::new(Actor::CommandLine, Action::MasterKeyRotated) };
+        store.record(&act, &Thing::MasterKey, None, Clock::start().wall()).await.context("the audit has no record of it")?;
+    }
     store.close().await;
     Ok(resealed?)
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::{Actor, Caller, KeyHash, Prefix, Role, TENANT_EXPECTED, Token, is_tenant};
+use crate::audit::{Act, Action};
 use crate::delivery::Timestamp;
 
 /// A few words.
@@ -96,6 +97,14 @@ pub struct NewApiKey {
     pub hash: KeyHash,
     /// From then on it is refused.
     pub expires_at: Option<Timestamp>,
+}
+
+impl NewApiKey {
+    /// What the audit says of its making.
+    pub fn created(&self, by: Actor) -> Act {
+        let detail = format!("{}: {}", self.role.as_str(), self.name);
+        Act { detail: Some(detail), ..Act::new(by, Action::KeyCreated) }
+    }
 }
 
 /// A key as it is stored.

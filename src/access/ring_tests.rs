@@ -31,12 +31,12 @@ impl Home {
         let (_, new) = asked.issue(self.clock.wall());
         let new = NewApiKey { expires_at, ..new };
         let token = Token { prefix: new.prefix, hash: new.hash };
-        let created = self.store.create_api_key(new, MAX_KEYS, self.clock.wall()).await.unwrap();
+        let created = self.store.create_api_key(new, MAX_KEYS, &Actor::CommandLine, self.clock.wall()).await.unwrap();
         (created.unwrap(), token)
     }
 
     async fn revoke(&self, key: &ApiKey) -> ApiKey {
-        self.store.revoke_api_key(key.prefix, self.clock.wall()).await.unwrap().unwrap()
+        self.store.revoke_api_key(key.prefix, &Actor::CommandLine, self.clock.wall()).await.unwrap().unwrap()
     }
 }
 

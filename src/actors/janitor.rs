@@ -16,6 +16,8 @@ const PRUNE_LIMIT: usize = 500;
 const KEYS_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// How long a key that was revoked or has expired is still listed: long enough to be asked about.
 const DEAD_API_KEYS_KEPT: Duration = Duration::from_hours(90 * 24);
+/// How long the audit says who did what: a year, so that last year's question can be answered.
+const AUDIT_KEPT: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Between two chunks, so that producers are served in between.
 const BREATH: Duration = Duration::from_millis(20);
 
@@ -61,30 +63,23 @@ impl Janitor {
             }
             tokio::time::sleep(BREATH).await;
         }
-        loop {
-            let counts = store.prune(cutoff, PRUNE_LIMIT).await?;
-            total.add(&counts);
-            if !counts.more {
-                break;
-            }
-            tokio::time::sleep(BREATH).await;
-        }
-        loop {
-            let counts = store.prune_keys(now - KEYS_KEPT, PRUNE_LIMIT).await?;
-            total.add(&counts);
-            if !counts.more {
-                break;
-            }
-            tokio::time::sleep(BREATH).await;
-        }
-        loop {
-            let counts = store.prune_api_keys(now - DEAD_API_KEYS_KEPT, PRUNE_LIMIT).await?;
-            total.add(&counts);
-            if !counts.more {
-                break;
-            }
-            tokio::time::sleep(BREATH).await;
-        }
+        total.add(&in_chunks(|| store.prune(cutoff, PRUNE_LIMIT)).await?);
+        total.add(&in_chunks(|| store.prune_keys(now - KEYS_KEPT, PRUNE_LIMIT)).await?);
+        total.add(&in_chunks(|| store.prune_api_keys(now - DEAD_API_KEYS_KEPT, PRUNE_LIMIT)).await?);
+        total.add(&in_chunks(|| store.prune_audit(now - AUDIT_KEPT, PRUNE_LIMIT)).await?);
         Ok(total)
+    }
+}
+
+/// Goes on as long as there is more, a breath between two chunks.
+async fn in_chunks<F: Future<Output = Result<JanitorCounts>>>(chunk: impl Fn() -> F) -> Result<JanitorCounts> {
+    let mut total = JanitorCounts::default();
+    loop {
+        let counts = chunk().await?;
+        total.add(&counts);
+        if !counts.more {
+            return Ok(total);
+        }
+        tokio::time::sleep(BREATH).await;
     }
 }

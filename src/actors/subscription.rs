@@ -13,6 +13,8 @@ use super::entry::{Config, Entry, PASSIVATE_AFTER};
 use super::node::Node;
 use super::shares::{Claimant, Standing};
 use super::supervisor;
+use crate::access;
+use crate::audit::{Act, Action};
 use crate::delivery::{
     Action, AttemptLog, AttemptResult, Delivery, DeliveryId, DisabledReason, Input, MAX_RETRIES_HELD, Machine, Outcome,
     Retry, RetryChange, Snapshot, Timestamp, Waits,
@@ -363,6 +365,11 @@ impl State {
                 let change = SubscriptionChange {
                     disabled: Some(Some(reason)),
                     detail: Some(detail.clone()),
+                    act: Some(Act {
+                        by: access::Actor::Hookpost,
+                        action: Action::Disabled,
+                        detail: Some(detail.clone()),
+                    }),
                     only_version: Some(version),
                     ..SubscriptionChange::default()
                 };

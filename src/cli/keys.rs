@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use secrecy::ExposeSecret;
 
 use super::{finish, master, print, runtime, with_config};
-use crate::access::{ApiKey, KeyRefused, KeyRequest, KeyShown, MAX_KEYS, Prefix, Role};
+use crate::access::{Actor, ApiKey, KeyRefused, KeyRequest, KeyShown, MAX_KEYS, Prefix, Role};
 use crate::clock::Clock;
 use crate::config::{Config, Flags};
 use crate::delivery::Timestamp;
@@ -142,7 +142,7 @@ fn refusal(refused: &KeyRefused) -> String {
 
 async fn make(store: &Arc<dyn Store>, create: &Create, now: Timestamp) -> anyhow::Result<()> {
     let (text, new) = create.request().issue(now);
-    let created = store.create_api_key(new, MAX_KEYS, now).await.context("the key could not be stored")?;
+    let created = store.create_api_key(new, MAX_KEYS, &Actor::CommandLine, now).await.context("the key could not be stored")?;
     let Some(key) = created else {
         bail!("this store holds {MAX_KEYS} live keys, the most that it may; revoke some that are not used any more");
     };
@@ -187,7 +187,7 @@ async fn list(store: &Arc<dyn Store>, json_wanted: bool, now: Timestamp) -> anyh
 }
 
 async fn revoke(store: &Arc<dyn Store>, prefix: Prefix, now: Timestamp) -> anyhow::Result<()> {
-    match store.revoke_api_key(prefix, now).await.context("the key could not be revoked")? {
+    match store.revoke_api_key(prefix, &Actor::CommandLine, now).await.context("the key could not be revoked")? {
         Some(key) => {
             let _ = writeln!(io::stderr(), "Key {prefix} ({}) is revoked.", key.name);
             Ok(())

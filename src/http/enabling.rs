@@ -21,6 +21,7 @@ use super::subscription_shown::Shown;
 use super::subscriptions::{to_the_end, update};
 use super::{Http, IdSegment, content_length, get_or_head, visible, with};
 use crate::access::{Caller, Permission};
+use crate::audit::Action;
 use crate::delivery::{DisabledReason, StateChange, Subscription, SubscriptionId};
 use crate::store::SubscriptionChange;
 
@@ -57,7 +58,7 @@ async fn disable_by_hand<B: Buf>(
     let (caller, body) = access.with_body(Permission::Manage, &http.bodies, length, &mut body).await?;
     let id = segment.id()?;
     let reason = reason(&body)?;
-    changed(http, caller, id, move |current| current.disabled.is_none().then(|| disabling(reason))).await
+    changed(http, caller, id, Action::Disabled, move |current| current.disabled.is_none().then(|| disabling(reason))).await
 }
 
 async fn enable_by_hand<B: Buf>(
@@ -71,7 +72,7 @@ async fn enable_by_hand<B: Buf>(
     let id = segment.id()?;
     let backlog = backlog(&body)?;
     // What is to be dropped is dropped from an enabled subscription, too.
-    changed(http, caller, id, move |current| {
+    changed(http, caller, id, Action::Enabled, move |current| {
         (current.disabled.is_some() || backlog == Backlog::Drop).then(|| enabling(backlog))
     })
     .await
@@ -82,12 +83,13 @@ async fn changed(
     http: Arc<Http>,
     caller: Caller,
     id: SubscriptionId,
+    action: Action,
     change: impl FnOnce(&Subscription) -> Option<SubscriptionChange> + Send + 'static,
 ) -> Answer {
     let subscription = to_the_end(async move {
         let current = visible::subscription(&http, &caller, id).await?;
         match change(&current) {
-            Some(change) => update(&http, id, change).await,
+            Some(change) => update(&http, &caller, id, &(action, change.detail.clone()), change).await,
             None => Ok(current),
         }
     })

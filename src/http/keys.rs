@@ -49,12 +49,12 @@ async fn create<B: Buf>(
     length: Option<u64>,
     mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
 ) -> Answer {
-    let (_, body) = access.with_body(Permission::Administer, &http.bodies, length, &mut body).await?;
+    let (caller, body) = access.with_body(Permission::Administer, &http.bodies, length, &mut body).await?;
     let request = request(&body)?;
     let now = http.api.clock.wall();
     let (text, new) = request.issue(now);
     let created = to_the_end(async move {
-        let created = http.api.store.create_api_key(new, MAX_KEYS, now).await?.ok_or_else(too_many)?;
+        let created = http.api.store.create_api_key(new, MAX_KEYS, &caller.actor, now).await?.ok_or_else(too_many)?;
         taken(&http, &created);
         Ok(created)
     })
@@ -98,11 +98,11 @@ async fn show(segment: String, http: Arc<Http>, access: Access) -> Answer {
 }
 
 async fn revoke(segment: String, http: Arc<Http>, access: Access) -> Answer {
-    access.to(Permission::Administer)?;
+    let caller = access.to(Permission::Administer)?;
     let prefix = prefix(&segment)?;
     to_the_end(async move {
         let now = http.api.clock.wall();
-        let revoked = http.api.store.revoke_api_key(prefix, now).await?.ok_or_else(|| not_found(&segment))?;
+        let revoked = http.api.store.revoke_api_key(prefix, &caller.actor, now).await?.ok_or_else(|| not_found(&segment))?;
         taken(&http, &revoked);
         Ok(())
     })

@@ -2,6 +2,7 @@
 //! loop (`server.rs`), and every path is listed in `routes.rs`.
 
 mod access;
+mod audit;
 mod body;
 mod enabling;
 mod event;
@@ -120,6 +121,8 @@ fn routes(
         .or(enabling::routes(&http))
         .unify()
         .or(secret::routes(&http))
+        .unify()
+        .or(audit::routes(&http))
         .unify()
         .or(state::routes(&http))
         .unify()

@@ -34,18 +34,32 @@ pub(super) struct Page<C> {
 
 impl PageRules {
     pub fn parse<C: FromStr>(&self, query: &str) -> Result<Page<C>, Problem> {
+        self.parse_filtered(query, &[]).map(|(page, _)| page)
+    }
+
+    /// A page of what has certain values in these fields: those that the query names, each once.
+    pub fn parse_filtered<C: FromStr>(
+        &self,
+        query: &str,
+        fields: &[&'static str],
+    ) -> Result<(Page<C>, Filters), Problem> {
         let mut page = Page { limit: self.default_limit, cursor: None };
+        let mut filters = Filters::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            match &*name {
-                "limit" => page.limit = self.limit(&value)?,
-                name if name == self.cursor => page.cursor = Some(self.cursor(&value)?),
-                other => {
-                    let expected = format!("only limit and {}", self.cursor);
-                    return Err(Problem::parameter(FieldError::new("query", quoted(other), expected)));
-                }
+            match fields.iter().copied().find(|field| *field == name) {
+                Some(field) => filters.add(field, value.into_owned())?,
+                None if name == "limit" => page.limit = self.limit(&value)?,
+                None if name == self.cursor => page.cursor = Some(self.cursor(&value)?),
+                None => return Err(self.unknown(&name, fields)),
             }
         }
-        Ok(page)
+        Ok((page, filters))
+    }
+
+    fn unknown(&self, name: &str, fields: &[&str]) -> Problem {
+        let others: String = fields.iter().map(|field| format!("{field}, ")).collect();
+        let expected = format!("only {others}limit and {}", self.cursor);
+        Problem::parameter(FieldError::new("query", quoted(name), expected))
     }
 
     fn limit(&self, value: &str) -> Result<usize, Problem> {
@@ -63,10 +77,43 @@ impl PageRules {
         })
     }
 
-    /// Adds the link to the page behind `last`.
+    /// Adds the link to the page behind `last`. The path may have a query already.
     pub fn link_next(&self, response: Response, path: &str, limit: usize, last: impl std::fmt::Display) -> Response {
-        let link = format!("<{path}?limit={limit}&{}={last}>; rel=\"next\"", self.cursor);
+        let begins = if path.contains('?') { '&' } else { '?' };
+        let link = format!("<{path}{begins}limit={limit}&{}={last}>; rel=\"next\"", self.cursor);
         with_header(response, header::LINK, &link)
+    }
+}
+
+/// What a list is narrowed down to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Filters(Vec<(&'static str, String)>);
+
+impl Filters {
+    fn add(&mut self, field: &'static str, value: String) -> Result<(), Problem> {
+        if self.0.iter().any(|(named, _)| *named == field) {
+            let name = format!("query parameter {field}");
+            return Err(Problem::parameter(FieldError::new(name, "more than one of them", "one, or none")));
+        }
+        self.0.push((field, value));
+        Ok(())
+    }
+
+    /// The value that a field must have, if the query says so.
+    pub fn get<T: FromStr>(&self, field: &'static str, expected: &'static str) -> Result<Option<T>, Problem> {
+        let Some((_, value)) = self.0.iter().find(|(named, _)| *named == field) else { return Ok(None) };
+        value.parse().map(Some).map_err(|_| {
+            Problem::parameter(FieldError::new(format!("query parameter {field}"), quoted(value), expected))
+        })
+    }
+
+    /// A path with these in its query.
+    pub fn on(&self, path: &str) -> String {
+        if self.0.is_empty() {
+            return path.to_owned();
+        }
+        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(&self.0).finish();
+        format!("{path}?{query}")
     }
 }
 
@@ -85,6 +132,19 @@ mod tests {
         for query in ["limit=0", "limit=21", "limit=-1", "limit=x", "limit=", "after=x", "before=7"] {
             assert_eq!(RULES.parse::<i64>(query).unwrap_err().kind(), Kind::InvalidParameter, "{query}");
         }
+    }
+
+    #[test]
+    fn a_filter_is_named_once_kept_on_the_next_page_and_nothing_else_is_taken() {
+        let parse = |query: &str| RULES.parse_filtered::<i64>(query, &["of", "by"]);
+        let (page, filters) = parse("of=7&limit=3&by=a%2Fb").unwrap();
+        assert_eq!((page.limit, filters.get("of", "a number").unwrap()), (3, Some(7)));
+        let response = RULES.link_next(Response::default(), &filters.on("/x"), 3, 42);
+        assert_eq!(response.headers()[header::LINK], "</x?of=7&by=a%2Fb&limit=3&after=42>; rel=\"next\"");
+        assert_eq!(parse("").unwrap().1.get::<i64>("of", "a number").unwrap(), None);
+        assert!(parse("of=x").unwrap().1.get::<i64>("of", "a number").is_err());
+        assert!(format!("{:?}", parse("of=1&of=2").unwrap_err()).contains("query parameter of"));
+        assert!(format!("{:?}", parse("off=1").unwrap_err()).contains("only of, by, limit and after"));
     }
 
     #[test]

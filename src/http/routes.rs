@@ -27,6 +27,7 @@ pub(super) const ROUTES: &[Route] = &[
     route("/subscriptions/{id}/public-key", &["GET"]),
     route("/subscriptions/{id}/state", &["GET"]),
     route("/subscriptions/{id}/logs", &["GET"]),
+    route("/audit", &["GET"]),
     route("/status/{delivery_id}", &["GET"]),
     route("/deliveries/{delivery_id}/explain", &["GET"]),
     route("/keys", &["GET", "POST"]),

@@ -14,7 +14,8 @@ use warp::http::{Request, header};
 use super::openapi::tests::assert_matches;
 use super::subscription_shown::tests::subscription;
 use super::*;
-use crate::access::{ApiKey, NewApiKey, Prefix};
+use crate::access::{Actor, ApiKey, NewApiKey, Prefix};
+use crate::audit::{Act, AuditFilter, AuditRecord, Thing};
 use crate::cache::NoCache;
 use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, DisabledReason, Event, EventId, Retry, StateChange, Subscription, Timestamp,
@@ -88,7 +89,7 @@ away! {
     forget_master_keys(&str) -> Vec<String>;
     create_subscription(NewSubscription, u64, Timestamp) -> Option<Subscription>;
     subscriptions(Option<&str>, Option<SubscriptionId>, usize) -> Vec<Subscription>;
-    delete_subscription(SubscriptionId, Timestamp) -> bool;
+    delete_subscription(SubscriptionId, &Actor, Timestamp) -> bool;
     subscription_versions(&[SubscriptionId]) -> Vec<(SubscriptionId, i64)>;
     recovery() -> Recovery;
     pending(SubscriptionId, usize) -> Pending;
@@ -105,14 +106,17 @@ away! {
     prune(Timestamp, usize) -> JanitorCounts;
     save_failing(SubscriptionId, Option<Timestamp>) -> ();
     backlog(SubscriptionId, DeliveryId, u64) -> u64;
+    record(&Act, &Thing, Option<&str>, Timestamp) -> ();
+    audit(&AuditFilter, Option<i64>, usize) -> Vec<AuditRecord>;
+    prune_audit(Timestamp, usize) -> JanitorCounts;
     state_changes(SubscriptionId, Option<i64>, usize) -> Vec<StateChange>;
     unannounced(usize) -> Vec<StateChange>;
     announced(&[i64]) -> ();
-    create_api_key(NewApiKey, u64, Timestamp) -> Option<ApiKey>;
+    create_api_key(NewApiKey, u64, &Actor, Timestamp) -> Option<ApiKey>;
     api_key(Prefix) -> Option<ApiKey>;
     api_keys(Option<Prefix>, usize) -> Vec<ApiKey>;
     api_keys_changed_since(i64, usize) -> Vec<ApiKey>;
-    revoke_api_key(Prefix, Timestamp) -> Option<ApiKey>;
+    revoke_api_key(Prefix, &Actor, Timestamp) -> Option<ApiKey>;
     prune_api_keys(Timestamp, usize) -> JanitorCounts;
 }
 

@@ -23,6 +23,7 @@ use super::subscription_body::{kind_of, object, refuse_if_any};
 use super::subscriptions::{merge, to_the_end};
 use super::{Http, IdSegment, content_length, get_or_head, visible, with};
 use crate::access::Permission;
+use crate::audit::{Act, Action, Thing};
 use crate::delivery::{Previous, Sealed, Secrets, Subscription, SubscriptionId, Timestamp};
 use crate::outbound::signing::generate_secret;
 use crate::store::SubscriptionChange;
@@ -53,7 +54,12 @@ pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
 async fn secret_of(segment: IdSegment, http: Arc<Http>, access: Access) -> Answer {
     let caller = access.to(Permission::Administer)?;
     let subscription = visible::subscription(&http, &caller, segment.id()?).await?;
-    let shown = Shown::new(&subscription, &http.api.vault, http.api.clock.wall())?;
+    let now = http.api.clock.wall();
+    let shown = Shown::new(&subscription, &http.api.vault, now)?;
+    // First the record: what cannot be recorded is not shown.
+    let act = Act::new(caller.actor, Action::SecretShown);
+    let (id, tenant) = (Thing::Subscription(subscription.id), &*subscription.tenant);
+    http.api.store.record(&act, &id, Some(tenant), now).await?;
     Ok(uncached(reply::json(StatusCode::OK, &shown.json())?))
 }
 
@@ -127,7 +133,7 @@ async fn rotate_secret<B: Buf>(
     let rotation = Rotation::read(&body)?;
     let (rotated, rotation) = to_the_end(async move {
         let (vault, now) = (http.api.vault.clone(), http.api.clock.wall());
-        let rotated = merge(&http, &caller, id, |current| rotation.of(current, &vault, now)).await?;
+        let rotated = merge(&http, &caller, id, &(Action::SecretRotated, None), |current| rotation.of(current, &vault, now)).await?;
         Ok((rotated, rotation))
     })
     .await?;

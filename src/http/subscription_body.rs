@@ -39,6 +39,8 @@ struct Fields {
     tenant: Option<String>,
     secrets: SecretsBody,
     settings: SettingsBody,
+    /// Of all of them, in the order in which they stand in the body.
+    names: Vec<String>,
 }
 
 /// A new subscription, before it has an id and its secrets are sealed.
@@ -53,13 +55,14 @@ pub(super) struct NewBody {
 
 impl NewBody {
     /// With the id that was reserved for it.
-    pub fn sealed(&self, id: SubscriptionId, vault: &Vault) -> Result<NewSubscription, NoMasterKey> {
+    pub fn sealed(&self, id: SubscriptionId, caller: &Caller, vault: &Vault) -> Result<NewSubscription, NoMasterKey> {
         Ok(NewSubscription {
             id,
             target_url: self.target_url.clone(),
             event_types: self.event_types.clone(),
             secrets: self.secrets.over(None, Owner { tenant: &self.tenant, subscription: id }, vault)?,
             tenant: self.tenant.clone(),
+            by: caller.actor.clone(),
             settings: self.settings.clone(),
         })
     }
@@ -110,6 +113,12 @@ impl ChangeBody {
 }
 
 impl Change {
+    /// The fields that it names, for the audit. They all exist.
+    pub fn names(&self) -> Option<String> {
+        let (Self::Replace(ChangeBody(fields)) | Self::Patch(ChangeBody(fields))) = self;
+        (!fields.names.is_empty()).then(|| fields.names.join(", "))
+    }
+
     /// The change of a subscription that is like this. What is written as a whole, with what was there in it, is written
     /// only while it is like this.
     pub fn of(&self, current: &Subscription, vault: &Vault) -> Result<SubscriptionChange, NoMasterKey> {
@@ -147,6 +156,7 @@ pub(super) fn refuse_if_any(errors: Vec<FieldError>) -> Result<(), Problem> {
 fn fields(body: &[u8], check_url: CheckUrl<'_>) -> Result<(Fields, Vec<FieldError>), Problem> {
     let (mut fields, mut errors) = (Fields::default(), Vec::new());
     for (name, value) in object(body, BODY_EXPECTED)? {
+        fields.names.push(name.clone());
         match &*name {
             "target_url" => fields.target_url = kept(target_url(&value, check_url), &mut errors),
             "event_type" => fields.event_types = kept(event_types(&value), &mut errors),

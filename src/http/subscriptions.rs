@@ -21,6 +21,7 @@ use super::subscription_shown::Shown;
 use super::visible::no_subscription;
 use super::{Http, IdSegment, content_length, get_or_head, visible, with};
 use crate::access::{Caller, Permission};
+use crate::audit::{Act, Action};
 use crate::delivery::{Subscription, SubscriptionId};
 use crate::store::{SubscriptionChange, Update};
 
@@ -57,7 +58,7 @@ async fn create<B: Buf>(
         let (quota, now) = (http.api.max_subscriptions, http.api.clock.wall());
         // What is sealed is bound to the subscription's id.
         let id = http.api.store.reserve_subscription_id().await?;
-        let sealed = new.sealed(id, &http.api.vault)?;
+        let sealed = new.sealed(id, &caller, &http.api.vault)?;
         let created = http.api.store.create_subscription(sealed, quota, now).await?.ok_or_else(|| too_many(quota))?;
         // The cache has it from the start, so that its first event does not wait for the store.
         http.api.engine.subscription_created(&created).await;
@@ -137,7 +138,8 @@ async fn patch<B: Buf>(
 async fn change_as_asked(http: Arc<Http>, caller: Caller, id: SubscriptionId, change: Change) -> Answer {
     let changed = to_the_end(async move {
         let vault = http.api.vault.clone();
-        merge(&http, &caller, id, |current| Ok(change.of(current, &vault)?)).await
+        let deed = (Action::Changed, change.names());
+        merge(&http, &caller, id, &deed, |current| Ok(change.of(current, &vault)?)).await
     })
     .await?;
     reply::json(StatusCode::OK, &Shown::from(&changed))
@@ -149,11 +151,12 @@ pub(super) async fn merge(
     http: &Http,
     caller: &Caller,
     id: SubscriptionId,
+    deed: &Deed,
     change: impl Fn(&Subscription) -> Result<SubscriptionChange, Problem>,
 ) -> Result<Subscription, Problem> {
     for _ in 0..MAX_MERGES {
         let current = visible::subscription(http, caller, id).await?;
-        match update(http, id, change(&current)?).await {
+        match update(http, caller, id, deed, change(&current)?).await {
             Err(problem) if problem.kind() == Kind::ChangedMeanwhile => {}
             done => return done,
         }
@@ -161,12 +164,19 @@ pub(super) async fn merge(
     Err(overtaken(id))
 }
 
+/// What is done, and what the audit says of it beside that.
+pub(super) type Deed = (Action, Option<String>);
+
 /// Changes it in the store, and tells everyone. The caller was found to see it: it never changes hands.
 pub(super) async fn update(
     http: &Http,
+    caller: &Caller,
     id: SubscriptionId,
+    deed: &Deed,
     change: SubscriptionChange,
 ) -> Result<Subscription, Problem> {
+    let act = Act { by: caller.actor.clone(), action: deed.0, detail: deed.1.clone() };
+    let change = SubscriptionChange { act: Some(act), ..change };
     match http.api.store.update_subscription(id, change, http.api.clock.wall()).await? {
         Update::Done(changed) => {
             // Before the answer: what is ingested after it must see the change.
@@ -189,7 +199,7 @@ async fn delete(segment: IdSegment, http: Arc<Http>, access: Access) -> Answer {
     let id = segment.id()?;
     visible::subscription(&http, &caller, id).await?;
     to_the_end(async move {
-        if !http.api.store.delete_subscription(id, http.api.clock.wall()).await? {
+        if !http.api.store.delete_subscription(id, &caller.actor, http.api.clock.wall()).await? {
             return Err(no_subscription(id));
         }
         // Before the answer: what is ingested after it must be refused.

@@ -3,6 +3,7 @@
 //! The rules that both backends keep, and that `tests/store` checks on both:
 //! - [`Store::commit`] is one transaction and one statement a table, durable when it returns `Ok`.
 //! - It is idempotent by the ids in the batch: a batch whose reply was lost may be committed again, unchanged.
+//! - What somebody does to a subscription or a key, and the audit's record of it, are one transaction.
 //! - Only the process that [`Store::acquire`]d the store may commit; it loses that right with the connection (or file
 //!   lock) that every commit goes through, so a stale owner cannot write.
 
@@ -18,7 +19,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use crate::access::{ApiKey, NewApiKey, Prefix};
+use crate::access::{Actor, ApiKey, NewApiKey, Prefix};
+use crate::audit::{Act, AuditFilter, AuditRecord, Thing};
 use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, DisabledReason, Event, EventId, EventTypePattern, Outcome, Retry, Sealed,
     Secrets, Settings, StateChange, Subscription, SubscriptionId, Timestamp,
@@ -67,6 +69,8 @@ pub struct NewSubscription {
     pub secrets: Option<Secrets>,
     /// Whose it is. Never changes.
     pub tenant: String,
+    /// Who creates it, for the audit.
+    pub by: Actor,
     /// How it is delivered to; checked.
     pub settings: Settings,
 }
@@ -89,6 +93,8 @@ pub struct SubscriptionChange {
     /// Gives up what has been accepted so far: `drop_through` becomes the highest id that can have been given by now, and
     /// all its retries become due, so that they end at once.
     pub drop_backlog: bool,
+    /// Who makes the change, for the audit; `None` leaves no record there.
+    pub act: Option<Act>,
     /// Only if it still has this version: what the change was made from has not changed meanwhile.
     pub only_version: Option<i64>,
 }
@@ -328,7 +334,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Update>;
     /// Deletes it with its retries and its position; deliveries and logs stay until retention takes them, and so does the
     /// memory of whose they are.
-    async fn delete_subscription(&self, id: SubscriptionId, now: Timestamp) -> Result<bool>;
+    async fn delete_subscription(&self, id: SubscriptionId, by: &Actor, now: Timestamp) -> Result<bool>;
     /// Up to `limit` subscriptions that have secrets, with ids above `after`, by id.
     async fn subscriptions_with_secrets(
         &self,
@@ -388,6 +394,13 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes up to `limit` idempotency keys that were accepted before `cutoff`.
     async fn prune_keys(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts>;
 
+    /// Records a deed that changes nothing else in the store.
+    async fn record(&self, act: &Act, object: &Thing, tenant: Option<&str>, now: Timestamp) -> Result<()>;
+    /// Up to `limit` records of the audit with ids below `before`, newest first.
+    async fn audit(&self, filter: &AuditFilter, before: Option<i64>, limit: usize) -> Result<Vec<AuditRecord>>;
+    /// Deletes up to `limit` records of before `cutoff`, the oldest first.
+    async fn prune_audit(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts>;
+
     /// Saves since when every attempt to the subscription has failed. Not a new version: nobody else has to know.
     async fn save_failing(&self, id: SubscriptionId, since: Option<Timestamp>) -> Result<()>;
     /// How many deliveries of the subscription are unfinished: those above `after` that no log row mentions, and its retries.
@@ -403,7 +416,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Stores a key; `None` if `most` live ones are stored already. It and every other change of a key takes the next
     /// revision, in one transaction, so that whoever sees a revision sees all before it.
-    async fn create_api_key(&self, new: NewApiKey, most: u64, now: Timestamp) -> Result<Option<ApiKey>>;
+    async fn create_api_key(
+        &self,
+        new: NewApiKey,
+        most: u64,
+        by: &Actor,
+        now: Timestamp,
+    ) -> Result<Option<ApiKey>>;
     /// The key, dead or alive.
     async fn api_key(&self, prefix: Prefix) -> Result<Option<ApiKey>>;
     /// Up to `limit` keys with prefixes above `after`, by prefix.
@@ -411,7 +430,7 @@ pub trait Store: Send + Sync + 'static {
     /// Up to `limit` keys whose last change is after the revision, by revision.
     async fn api_keys_changed_since(&self, revision: i64, limit: usize) -> Result<Vec<ApiKey>>;
     /// Ends the key, if there is one. One that was revoked already keeps its time.
-    async fn revoke_api_key(&self, prefix: Prefix, now: Timestamp) -> Result<Option<ApiKey>>;
+    async fn revoke_api_key(&self, prefix: Prefix, by: &Actor, now: Timestamp) -> Result<Option<ApiKey>>;
     /// Deletes up to `limit` keys that were revoked, or have expired, before `cutoff`.
     async fn prune_api_keys(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts>;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use hookpost::access::{KeyRequest, MAX_KEYS, NewApiKey, Role};
+use hookpost::access::{Actor, KeyRequest, MAX_KEYS, NewApiKey, Role};
 use hookpost::clock::Clock;
 use hookpost::config::{Auth, Config, LogFormat};
 use hookpost::delivery::Timestamp;
@@ -202,7 +202,7 @@ impl Builder {
         let asked = KeyRequest { name: "test".to_owned(), role, tenant: tenant.map(str::to_owned), expires_in: None };
         let (text, new) = asked.issue(now);
         let new = NewApiKey { expires_at, ..new };
-        store.create_api_key(new, MAX_KEYS, now).await.expect("the store answers").expect("there is room");
+        store.create_api_key(new, MAX_KEYS, &Actor::CommandLine, now).await.expect("the store answers").expect("there is room");
         store.close().await;
         text.expose_secret().to_owned()
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hookpost::access::Actor;
 use hookpost::delivery::{
     AttemptLog, DEFAULT_TENANT, Delivery, DeliveryId, Event, EventId, Outcome, Retry, Sealed, Secrets, Subscription,
     SubscriptionId, Timestamp,
@@ -130,6 +131,7 @@ pub async fn subscribe(store: &Arc<dyn Store>) -> SubscriptionId {
 
 pub async fn create(store: &Arc<dyn Store>, target_url: &str) -> Subscription {
     let new = NewSubscription {
+        by: Actor::Hookpost,
         id: store.reserve_subscription_id().await.unwrap(),
         target_url: target_url.to_owned(),
         event_types: vec![],

@@ -121,6 +121,12 @@ conformance! {
         deleting_takes_retries_and_position_and_leaves_deliveries_and_logs,
         two_may_share_a_target,
     }
+    audit {
+        a_record_is_read_back_as_it_was_written,
+        records_are_found_by_what_by_whom_and_whose,
+        pages_of_the_audit_follow_each_other,
+        old_records_are_pruned_in_chunks,
+    }
     changes {
         settings_read_back_as_they_were_written,
         a_change_made_from_an_old_version_is_overtaken_and_changes_nothing,

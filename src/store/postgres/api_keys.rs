@@ -1,5 +1,6 @@
 //! API keys: each change is one statement, which takes the next revision first and holds it until its commit.
 
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Row};
 
 use super::super::{JanitorCounts, Result, StoreError};
@@ -7,7 +8,8 @@ use super::PostgresStore;
 use super::columns::text;
 use super::rows::{corrupt, get, shared};
 use super::subscriptions::limit_of;
-use crate::access::{ApiKey, KeyHash, NewApiKey, Prefix};
+use crate::access::{Actor, ApiKey, KeyHash, NewApiKey, Prefix};
+use crate::audit::Action;
 use crate::delivery::Timestamp;
 
 /// Lets the next one wait until this one's commit, so that revisions are seen in their order.
@@ -18,21 +20,35 @@ const PRUNE: &str = "DELETE FROM api_keys WHERE prefix = ANY(ARRAY(
          ORDER BY coalesce(revoked_at, expires_at) LIMIT $2))";
 
 impl PostgresStore {
-    pub(super) async fn insert_api_key(&self, new: NewApiKey, most: u64, now: Timestamp) -> Result<Option<ApiKey>> {
+    pub(super) async fn insert_api_key(
+        &self,
+        new: NewApiKey,
+        most: u64,
+        by: &Actor,
+        now: Timestamp,
+    ) -> Result<Option<ApiKey>> {
         let sql = format!(
-            "WITH {NEXT}
+            "WITH {NEXT}, made AS (
              INSERT INTO api_keys (prefix, revision, created_at, expires_at, role, tenant, name, secret_hash)
              SELECT $1::text, revision, $2::bigint, $3::bigint, $4::text, $5::text, $6::text, $7::bytea FROM next
              WHERE (SELECT count(*) FROM api_keys
                     WHERE revoked_at IS NULL AND coalesce(expires_at > $2, true)) < $8::bigint
-             RETURNING *"
+             RETURNING *
+             ), audited AS (
+                 INSERT INTO audit (at, actor, action, object, tenant, detail)
+                 SELECT $2, $9::text, $10::text, 'key/' || prefix, tenant, $11::text FROM made
+             )
+             SELECT * FROM made"
         );
+        let act = new.created(by.clone());
         let NewApiKey { prefix, name, role, tenant, hash, expires_at } = &new;
         let (tenant, name) = (tenant.as_deref().map(text), text(name));
         let (expires_at, hash, most) = (expires_at.map(|at| at.0), &hash.as_bytes()[..], limit(most));
-        let found = self
-            .rows(&sql, &[&prefix.as_str(), &now.0, &expires_at, &role.as_str(), &tenant, &name, &hash, &most])
-            .await?;
+        let (by, action, detail) = (act.by.to_string(), act.action.as_str(), act.detail.as_deref().map(text));
+        let (prefix, role) = (prefix.as_str(), role.as_str());
+        let params: [&(dyn ToSql + Sync); 11] =
+            [&prefix, &now.0, &expires_at, &role, &tenant, &name, &hash, &most, &by, &action, &detail];
+        let found = self.rows(&sql, &params).await?;
         found.first().map(api_key).transpose()
     }
 
@@ -52,13 +68,18 @@ impl PostgresStore {
         self.rows(SQL, &[&revision, &limit_of(limit)]).await?.iter().map(api_key).collect()
     }
 
-    pub(super) async fn end_api_key(&self, prefix: Prefix, now: Timestamp) -> Result<Option<ApiKey>> {
+    pub(super) async fn end_api_key(&self, prefix: Prefix, by: &Actor, now: Timestamp) -> Result<Option<ApiKey>> {
         let sql = format!(
-            "WITH {NEXT}
+            "WITH {NEXT}, audited AS (
+                 INSERT INTO audit (at, actor, action, object, tenant)
+                 SELECT $2, $3::text, $4::text, 'key/' || prefix, tenant FROM api_keys
+                 WHERE prefix = $1 AND revoked_at IS NULL
+             )
              UPDATE api_keys k SET revoked_at = coalesce(k.revoked_at, $2), revision = next.revision FROM next
              WHERE k.prefix = $1 RETURNING k.*"
         );
-        self.rows(&sql, &[&prefix.as_str(), &now.0]).await?.first().map(api_key).transpose()
+        let (by, action) = (by.to_string(), Action::KeyRevoked.as_str());
+        self.rows(&sql, &[&prefix.as_str(), &now.0, &by, &action]).await?.first().map(api_key).transpose()
     }
 }
 

@@ -5,6 +5,7 @@
 //! own (`recovery`, `partitions`, `janitor`). Every call ends within a deadline, whatever the server does.
 
 mod api_keys;
+mod audit;
 mod columns;
 mod commit;
 mod connection;
@@ -41,7 +42,8 @@ use super::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord, NewSubscription,
     Pending, Recovery, Reseal, Result, Store, StoreError, SubscriptionChange, Update,
 };
-use crate::access::{ApiKey, NewApiKey, Prefix};
+use crate::access::{Actor, ApiKey, NewApiKey, Prefix};
+use crate::audit::{Act, AuditFilter, AuditRecord, Thing};
 use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, StateChange, Subscription, SubscriptionId, Timestamp,
 };
@@ -229,8 +231,8 @@ impl Store for PostgresStore {
         self.change_subscription(id, change, now).await
     }
 
-    async fn delete_subscription(&self, id: SubscriptionId, now: Timestamp) -> Result<bool> {
-        self.remove_subscription(id, now).await
+    async fn delete_subscription(&self, id: SubscriptionId, by: &Actor, now: Timestamp) -> Result<bool> {
+        self.remove_subscription(id, by, now).await
     }
 
     async fn subscriptions_with_secrets(
@@ -343,6 +345,19 @@ impl Store for PostgresStore {
         within(MAINTENANCE_DEADLINE, "pruning idempotency keys", keys::prune(&session.client, cutoff, limit)).await
     }
 
+    async fn record(&self, act: &Act, object: &Thing, tenant: Option<&str>, now: Timestamp) -> Result<()> {
+        self.write_audit(act, object, tenant, now).await
+    }
+
+    async fn audit(&self, filter: &AuditFilter, before: Option<i64>, limit: usize) -> Result<Vec<AuditRecord>> {
+        self.read_audit(filter, before, limit).await
+    }
+
+    async fn prune_audit(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts> {
+        let session = self.maintenance().await?;
+        within(MAINTENANCE_DEADLINE, "pruning the audit", audit::prune(&session.client, cutoff, limit)).await
+    }
+
     async fn save_failing(&self, id: SubscriptionId, since: Option<Timestamp>) -> Result<()> {
         self.write_failing(id, since).await
     }
@@ -363,8 +378,14 @@ impl Store for PostgresStore {
         self.write_announced(ids).await
     }
 
-    async fn create_api_key(&self, new: NewApiKey, most: u64, now: Timestamp) -> Result<Option<ApiKey>> {
-        self.insert_api_key(new, most, now).await
+    async fn create_api_key(
+        &self,
+        new: NewApiKey,
+        most: u64,
+        by: &Actor,
+        now: Timestamp,
+    ) -> Result<Option<ApiKey>> {
+        self.insert_api_key(new, most, by, now).await
     }
 
     async fn api_key(&self, prefix: Prefix) -> Result<Option<ApiKey>> {
@@ -379,8 +400,8 @@ impl Store for PostgresStore {
         self.read_changed_api_keys(revision, limit).await
     }
 
-    async fn revoke_api_key(&self, prefix: Prefix, now: Timestamp) -> Result<Option<ApiKey>> {
-        self.end_api_key(prefix, now).await
+    async fn revoke_api_key(&self, prefix: Prefix, by: &Actor, now: Timestamp) -> Result<Option<ApiKey>> {
+        self.end_api_key(prefix, by, now).await
     }
 
     async fn prune_api_keys(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts> {

@@ -7,6 +7,8 @@ use super::super::{NewSubscription, Result, SubscriptionChange, Update, secrets,
 use super::PostgresStore;
 use super::columns::text;
 use super::rows::{self, SUBSCRIPTION};
+use crate::access::Actor;
+use crate::audit::Action;
 use crate::delivery::{EventTypePattern, Subscription, SubscriptionId, Timestamp, matching_patterns};
 
 impl PostgresStore {
@@ -22,6 +24,9 @@ impl PostgresStore {
                  INSERT INTO tenants AS t (tenant, subscriptions) SELECT $1::text, 1 WHERE $8::bigint > 0
                  ON CONFLICT (tenant) DO UPDATE SET subscriptions = t.subscriptions + 1 WHERE t.subscriptions < $8
                  RETURNING tenant
+             ), audited AS (
+                 INSERT INTO audit (at, actor, action, object, tenant)
+                 SELECT $5, $9::text, $10::text, 'subscription/' || $7, tenant FROM counted
              )
              INSERT INTO subscriptions (id, tenant, target_url, event_types, secrets, version, created_at, updated_at,
                  settings) OVERRIDING SYSTEM VALUE
@@ -32,8 +37,9 @@ impl PostgresStore {
         let (tenant, target_url, event_types) = (text(&new.tenant), text(&new.target_url), patterns(&new.event_types));
         let settings = settings::to_text(&new.settings);
         let quota = i64::try_from(quota).unwrap_or(i64::MAX);
-        let params: [&(dyn ToSql + Sync); 8] =
-            [&tenant, &target_url, &event_types, &secrets, &now.0, &settings, &new.id.0, &quota];
+        let (by, action) = (new.by.to_string(), Action::Created.as_str());
+        let params: [&(dyn ToSql + Sync); 10] =
+            [&tenant, &target_url, &event_types, &secrets, &now.0, &settings, &new.id.0, &quota, &by, &action];
         self.rows(&sql, &params).await?.first().map(rows::subscription).transpose()
     }
 
@@ -85,6 +91,10 @@ impl PostgresStore {
              ), recorded AS (
                  INSERT INTO state_changes (subscription_id, at, tenant, disabled, detail)
                  SELECT id, $8, tenant, disabled, $13::text FROM changed WHERE disabled IS DISTINCT FROM was
+             ), audited AS (
+                 INSERT INTO audit (at, actor, action, object, tenant, detail)
+                 SELECT $8, $14::text, $15::text, 'subscription/' || id, tenant, $16::text FROM changed
+                 WHERE $14 IS NOT NULL
              ), waiting AS (
                  SELECT delivery_id FROM retries WHERE $10 AND subscription_id = $1 AND next_attempt_at > $8
                      AND EXISTS (SELECT FROM changed)
@@ -102,7 +112,10 @@ impl PostgresStore {
         let disabled = change.disabled.flatten().map(|reason| reason.as_str());
         let settings = change.settings.as_ref().map(settings::to_text);
         let detail = change.detail.as_deref().map(text);
-        let params: [&(dyn ToSql + Sync); 13] = [
+        let act = change.act.as_ref();
+        let (by, action) = (act.map(|act| act.by.to_string()), act.map(|act| act.action.as_str()));
+        let of_act = act.and_then(|act| act.detail.as_deref()).map(text);
+        let params: [&(dyn ToSql + Sync); 16] = [
             &id.0,
             &target_url,
             &event_types,
@@ -116,6 +129,9 @@ impl PostgresStore {
             &last_by(now).0,
             &change.only_version,
             &detail,
+            &by,
+            &action,
+            &of_act,
         ];
         let found = self.rows(&sql, &params).await?;
         let Some(row) = found.first() else { return Ok(Update::Missing) };
@@ -129,15 +145,18 @@ impl PostgresStore {
     }
 
     /// One statement, so one transaction. Leaves its tenant behind, for its deliveries.
-    pub(super) async fn remove_subscription(&self, id: SubscriptionId, now: Timestamp) -> Result<bool> {
+    pub(super) async fn remove_subscription(&self, id: SubscriptionId, by: &Actor, now: Timestamp) -> Result<bool> {
         const SQL: &str = "WITH gone AS (DELETE FROM subscriptions WHERE id = $1 RETURNING id, tenant),
              r AS (DELETE FROM retries WHERE subscription_id = $1),
              p AS (DELETE FROM positions WHERE subscription_id = $1),
              c AS (DELETE FROM state_changes WHERE subscription_id = $1),
              t AS (UPDATE tenants SET subscriptions = subscriptions - 1 FROM gone WHERE tenants.tenant = gone.tenant),
-             d AS (INSERT INTO deleted_subscriptions (id, tenant, deleted_at) SELECT id, tenant, $2 FROM gone)
+             d AS (INSERT INTO deleted_subscriptions (id, tenant, deleted_at) SELECT id, tenant, $2 FROM gone),
+             a AS (INSERT INTO audit (at, actor, action, object, tenant)
+                 SELECT $2, $3::text, $4::text, 'subscription/' || id, tenant FROM gone)
              SELECT id FROM gone";
-        Ok(!self.rows(SQL, &[&id.0, &now.0]).await?.is_empty())
+        let (by, action) = (by.to_string(), Action::Deleted.as_str());
+        Ok(!self.rows(SQL, &[&id.0, &now.0, &by, &action]).await?.is_empty())
     }
 
     /// A scan of the patterns that match: their table holds the enabled subscriptions and no others. Sorted here, because

@@ -2,9 +2,11 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
+use super::audit;
 use super::reads::limit;
 use super::rows::unreadable;
 use crate::access::{ApiKey, KeyHash, NewApiKey, Prefix};
+use crate::audit::{Act, Thing};
 use crate::delivery::Timestamp;
 use crate::store::{JanitorCounts, Result};
 
@@ -19,6 +21,7 @@ pub(super) fn create(
     connection: &mut Connection,
     new: &NewApiKey,
     most: u64,
+    act: &Act,
     now: Timestamp,
 ) -> Result<Option<ApiKey>> {
     const LIVE: &str = "SELECT count(*) FROM api_keys WHERE revoked_at IS NULL AND coalesce(expires_at > ?1, 1)";
@@ -35,6 +38,7 @@ pub(super) fn create(
     let (expires_at, revision) = (expires_at.map(|at| at.0), next(&transaction)?);
     let row = params![prefix.as_str(), name, role.as_str(), tenant, &hash.as_bytes()[..], now.0, expires_at, revision];
     let created = transaction.query_row(&insert, row, api_key)?;
+    audit::insert(&transaction, act, &Thing::Key(prefix.as_str().into()), tenant.as_deref(), now)?;
     transaction.commit()?;
     Ok(Some(created))
 }
@@ -63,13 +67,22 @@ pub(super) fn changed_since(connection: &Connection, revision: i64, max_rows: us
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 
-pub(super) fn revoke(connection: &mut Connection, prefix: Prefix, now: Timestamp) -> Result<Option<ApiKey>> {
+pub(super) fn revoke(
+    connection: &mut Connection,
+    prefix: Prefix,
+    act: &Act,
+    now: Timestamp,
+) -> Result<Option<ApiKey>> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let before = get(&transaction, prefix)?;
     let update = format!(
         "UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?2), revision = ?3 WHERE prefix = ?1 RETURNING {API_KEY}"
     );
     let row = params![prefix.as_str(), now.0, next(&transaction)?];
     let revoked = transaction.query_row(&update, row, api_key).optional()?;
+    if let Some(before) = before.filter(|before| before.revoked_at.is_none()) {
+        audit::insert(&transaction, act, &Thing::Key(prefix.as_str().into()), before.tenant.as_deref(), now)?;
+    }
     transaction.commit()?;
     Ok(revoked)
 }

@@ -4,6 +4,7 @@
 //! read. Every statement is short, because a long read keeps the log from being copied into the database.
 
 mod api_keys;
+mod audit;
 mod checkpoint;
 mod commit;
 mod connections;
@@ -32,7 +33,8 @@ use super::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord, NewSubscription,
     Pending, Recovery, Reseal, Result, Store, StoreError, SubscriptionChange, Update,
 };
-use crate::access::{ApiKey, NewApiKey, Prefix};
+use crate::access::{Actor, ApiKey, NewApiKey, Prefix};
+use crate::audit::{Act, Action, AuditFilter, AuditRecord, Thing};
 use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, StateChange, Subscription, SubscriptionId, Timestamp,
 };
@@ -207,8 +209,9 @@ impl Store for SqliteStore {
         self.write(move |connection| subscriptions::update(connection, id, &change, now)).await
     }
 
-    async fn delete_subscription(&self, id: SubscriptionId, now: Timestamp) -> Result<bool> {
-        self.write(move |connection| subscriptions::delete(connection, id, now)).await
+    async fn delete_subscription(&self, id: SubscriptionId, by: &Actor, now: Timestamp) -> Result<bool> {
+        let act = Act::new(by.clone(), Action::Deleted);
+        self.write(move |connection| subscriptions::delete(connection, id, &act, now)).await
     }
 
     async fn subscriptions_with_secrets(
@@ -314,6 +317,20 @@ impl Store for SqliteStore {
         self.write_as_owner(move |connection| keys::prune(connection, cutoff, limit)).await
     }
 
+    async fn record(&self, act: &Act, object: &Thing, tenant: Option<&str>, now: Timestamp) -> Result<()> {
+        let (act, object, tenant) = (act.clone(), object.clone(), tenant.map(str::to_owned));
+        self.write(move |connection| audit::append(connection, &act, &object, tenant.as_deref(), now)).await
+    }
+
+    async fn audit(&self, filter: &AuditFilter, before: Option<i64>, limit: usize) -> Result<Vec<AuditRecord>> {
+        let filter = filter.clone();
+        self.read(move |connection| audit::list(connection, &filter, before, limit)).await
+    }
+
+    async fn prune_audit(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts> {
+        self.write_as_owner(move |connection| audit::prune(connection, cutoff, limit)).await
+    }
+
     async fn save_failing(&self, id: SubscriptionId, since: Option<Timestamp>) -> Result<()> {
         self.write(move |connection| subscriptions::save_failing(connection, id, since)).await
     }
@@ -335,8 +352,15 @@ impl Store for SqliteStore {
         self.write(move |connection| state_changes::announced(connection, &ids)).await
     }
 
-    async fn create_api_key(&self, new: NewApiKey, most: u64, now: Timestamp) -> Result<Option<ApiKey>> {
-        self.write(move |connection| api_keys::create(connection, &new, most, now)).await
+    async fn create_api_key(
+        &self,
+        new: NewApiKey,
+        most: u64,
+        by: &Actor,
+        now: Timestamp,
+    ) -> Result<Option<ApiKey>> {
+        let act = new.created(by.clone());
+        self.write(move |connection| api_keys::create(connection, &new, most, &act, now)).await
     }
 
     async fn api_key(&self, prefix: Prefix) -> Result<Option<ApiKey>> {
@@ -351,8 +375,9 @@ impl Store for SqliteStore {
         self.read(move |connection| api_keys::changed_since(connection, revision, limit)).await
     }
 
-    async fn revoke_api_key(&self, prefix: Prefix, now: Timestamp) -> Result<Option<ApiKey>> {
-        self.write(move |connection| api_keys::revoke(connection, prefix, now)).await
+    async fn revoke_api_key(&self, prefix: Prefix, by: &Actor, now: Timestamp) -> Result<Option<ApiKey>> {
+        let act = Act::new(by.clone(), Action::KeyRevoked);
+        self.write(move |connection| api_keys::revoke(connection, prefix, &act, now)).await
     }
 
     async fn prune_api_keys(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts> {

@@ -4,7 +4,8 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 
 use super::reads::limit;
 use super::rows::{self, SUBSCRIPTION, blob, patterns_text};
-use super::state_changes;
+use super::{audit, state_changes};
+use crate::audit::{Act, Action, Thing};
 use crate::delivery::{EventTypePattern, NO_PATTERNS, Subscription, SubscriptionId, Timestamp};
 use crate::store::ids::last_by;
 use crate::store::{NewSubscription, Result, SubscriptionChange, Update, secrets, settings};
@@ -37,6 +38,8 @@ pub(super) fn create(
     let row = params![new.target_url, event_types, secrets, now.0, new.tenant, settings, new.id.0];
     let created = transaction.prepare_cached(&insert)?.query_row(row, rows::subscription)?;
     write_patterns(&transaction, &created)?;
+    let act = Act::new(new.by.clone(), Action::Created);
+    audit::insert(&transaction, &act, &Thing::Subscription(new.id), Some(&new.tenant), now)?;
     transaction.commit()?;
     Ok(Some(created))
 }
@@ -129,6 +132,9 @@ pub(super) fn update(
     if after.disabled != before.disabled {
         state_changes::insert(&transaction, &after, change.detail.as_deref())?;
     }
+    if let Some(act) = &change.act {
+        audit::insert(&transaction, act, &Thing::Subscription(id), Some(&after.tenant), now)?;
+    }
     write_patterns(&transaction, &after)?;
     transaction.commit()?;
     Ok(Update::Done(after))
@@ -142,7 +148,7 @@ pub(super) fn save_failing(connection: &Connection, id: SubscriptionId, since: O
 }
 
 /// Leaves its tenant behind, for its deliveries.
-pub(super) fn delete(connection: &mut Connection, id: SubscriptionId, now: Timestamp) -> Result<bool> {
+pub(super) fn delete(connection: &mut Connection, id: SubscriptionId, act: &Act, now: Timestamp) -> Result<bool> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let tenant: Option<String> = transaction
         .query_row("DELETE FROM subscriptions WHERE id = ?1 RETURNING tenant", [id.0], |row| row.get(0))
@@ -151,6 +157,7 @@ pub(super) fn delete(connection: &mut Connection, id: SubscriptionId, now: Times
     transaction.execute("UPDATE tenants SET subscriptions = subscriptions - 1 WHERE tenant = ?1", [&tenant])?;
     let remember = "INSERT INTO deleted_subscriptions (id, deleted_at, tenant) VALUES (?1, ?2, ?3)";
     transaction.execute(remember, params![id.0, now.0, tenant])?;
+    audit::insert(&transaction, act, &Thing::Subscription(id), Some(&tenant), now)?;
     delete_patterns(&transaction, id)?;
     transaction.execute("DELETE FROM retries WHERE subscription_id = ?1", [id.0])?;
     transaction.execute("DELETE FROM positions WHERE subscription_id = ?1", [id.0])?;

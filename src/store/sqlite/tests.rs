@@ -55,6 +55,7 @@ async fn no_query_reads_a_large_table_from_end_to_end() {
     let store = owned(dir.path()).await;
     let (backlog, unfinished, retries) = (reads::backlog_sql(), reads::unfinished_sql(), reads::retries_sql());
     let logs = status::logs_sql();
+    let audit = super::audit::select_sql(&AuditFilter { object: Some(Thing::MasterKey), ..AuditFilter::default() });
     let queries = [
         &*backlog,
         &*unfinished,
@@ -81,6 +82,8 @@ async fn no_query_reads_a_large_table_from_end_to_end() {
         api_keys::PRUNE,
         &*format!("SELECT id FROM subscriptions {}", subscriptions::LIST_OF_TENANT),
         &*logs,
+        super::audit::PRUNE,
+        &*audit,
     ];
     for query in queries {
         let sql = query.to_owned();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hookpost::access::{ApiKey, KeyRequest, Role};
+use hookpost::access::{Actor, ApiKey, KeyRequest, Role};
 use hookpost::delivery::Timestamp;
 use hookpost::store::Store;
 use secrecy::ExposeSecret;
@@ -17,7 +17,7 @@ fn request(name: &str) -> KeyRequest {
 }
 
 async fn create(store: &Arc<dyn Store>, name: &str) -> ApiKey {
-    store.create_api_key(request(name).issue(T0).1, MANY, T0).await.unwrap().unwrap()
+    store.create_api_key(request(name).issue(T0).1, MANY, &Actor::Hookpost, T0).await.unwrap().unwrap()
 }
 
 async fn changed_since(store: &Arc<dyn Store>, revision: i64) -> Vec<String> {
@@ -35,7 +35,7 @@ pub async fn a_key_reads_back_as_it_was_made(backend: &Backend) {
         ..request("a key, with é")
     };
     let (_, new) = asked.issue(T0);
-    let created = store.create_api_key(new.clone(), MANY, T0).await.unwrap().unwrap();
+    let created = store.create_api_key(new.clone(), MANY, &Actor::Hookpost, T0).await.unwrap().unwrap();
     let read = store.api_key(new.prefix).await.unwrap().unwrap();
     for key in [created, read] {
         assert_eq!((key.prefix, &*key.name, key.role), (new.prefix, "a key, with é", Role::Tenant));
@@ -52,7 +52,7 @@ pub async fn only_a_hash_of_a_key_is_stored(backend: &Backend) {
     let store = backend.owned().await;
     let (text, new) = request("shop").issue(T0);
     let prefix = new.prefix;
-    store.create_api_key(new, MANY, T0).await.unwrap().unwrap();
+    store.create_api_key(new, MANY, &Actor::Hookpost, T0).await.unwrap().unwrap();
     let secret = text.expose_secret().rsplit('_').next().unwrap().to_owned();
     let stored = backend.dump("api_keys").await;
     assert!(stored.contains(prefix.as_str()), "it is there: {stored}");
@@ -66,7 +66,7 @@ pub async fn more_live_keys_than_the_most_are_refused_and_dead_ones_do_not_count
         let store = store.clone();
         async move {
             let asked = KeyRequest { expires_in, ..request("one of two") };
-            store.create_api_key(asked.issue(now).1, 2, now).await.unwrap()
+            store.create_api_key(asked.issue(now).1, 2, &Actor::Hookpost, now).await.unwrap()
         }
     };
     let first = make(None, T0).await.unwrap();
@@ -74,7 +74,7 @@ pub async fn more_live_keys_than_the_most_are_refused_and_dead_ones_do_not_count
     assert!(make(None, T0).await.is_none(), "two are live");
     assert!(make(None, T0 + DAY).await.is_some(), "one has expired");
     assert!(make(None, T0 + DAY).await.is_none());
-    store.revoke_api_key(first.prefix, T0 + DAY).await.unwrap().unwrap();
+    store.revoke_api_key(first.prefix, &Actor::Hookpost, T0 + DAY).await.unwrap().unwrap();
     assert!(make(None, T0 + DAY).await.is_some(), "one was revoked");
 }
 
@@ -104,7 +104,7 @@ pub async fn every_change_is_found_after_the_revision_before_it(backend: &Backen
     assert!(a.revision > 0 && b.revision > a.revision);
     assert_eq!(changed_since(&store, 0).await, ["a", "b"]);
     assert_eq!(changed_since(&store, a.revision).await, ["b"]);
-    let revoked = store.revoke_api_key(a.prefix, T0).await.unwrap().unwrap();
+    let revoked = store.revoke_api_key(a.prefix, &Actor::Hookpost, T0).await.unwrap().unwrap();
     assert!(revoked.revision > b.revision);
     assert_eq!(changed_since(&store, b.revision).await, ["a"]);
     assert_eq!(changed_since(&store, 0).await, ["b", "a"], "each once, as it is now");
@@ -132,12 +132,12 @@ pub async fn a_revoked_key_keeps_its_time_and_stays_listed(backend: &Backend) {
     let key = create(&store, "shop").await;
     let later = T0 + DAY;
     for now in [T0, later] {
-        let revoked = store.revoke_api_key(key.prefix, now).await.unwrap().unwrap();
+        let revoked = store.revoke_api_key(key.prefix, &Actor::Hookpost, now).await.unwrap().unwrap();
         assert_eq!((revoked.revoked_at, revoked.is_live(T0)), (Some(T0), false));
     }
     assert_eq!(store.api_keys(None, 10).await.unwrap()[0].revoked_at, Some(T0));
     let unknown = request("never stored").issue(T0).1.prefix;
-    assert!(store.revoke_api_key(unknown, T0).await.unwrap().is_none());
+    assert!(store.revoke_api_key(unknown, &Actor::Hookpost, T0).await.unwrap().is_none());
 }
 
 pub async fn dead_keys_are_pruned_and_live_ones_stay(backend: &Backend) {
@@ -146,10 +146,10 @@ pub async fn dead_keys_are_pruned_and_live_ones_stay(backend: &Backend) {
     let at = |ms| Timestamp(T0.0 + ms);
     for ms in [9, 10, 11] {
         let revoked = create(&store, "revoked").await;
-        store.revoke_api_key(revoked.prefix, at(ms)).await.unwrap();
+        store.revoke_api_key(revoked.prefix, &Actor::Hookpost, at(ms)).await.unwrap();
     }
     let asked = KeyRequest { expires_in: Some(DAY), ..request("expired") };
-    store.create_api_key(asked.issue(T0 - DAY).1, MANY, T0 - DAY).await.unwrap().unwrap();
+    store.create_api_key(asked.issue(T0 - DAY).1, MANY, &Actor::Hookpost, T0 - DAY).await.unwrap().unwrap();
 
     let one = store.prune_api_keys(at(10), 1).await.unwrap();
     assert_eq!((one.rows_deleted, one.more), (1, true));

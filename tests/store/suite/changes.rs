@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hookpost::access::Actor;
 use hookpost::delivery::{
     DEFAULT_TENANT, DeliveryId, DisabledReason, Order, RateLimit, Settings, StateChange, Subscription, SubscriptionId,
     Timestamp,
@@ -44,6 +45,7 @@ fn ids(changes: &[StateChange]) -> Vec<i64> {
 pub async fn settings_read_back_as_they_were_written(backend: &Backend) {
     let store = backend.owned().await;
     let new = NewSubscription {
+        by: Actor::Hookpost,
         id: store.reserve_subscription_id().await.unwrap(),
         target_url: "https://receiver.example/".to_owned(),
         event_types: vec![],
@@ -160,7 +162,7 @@ pub async fn a_deleted_subscription_takes_its_records_along(backend: &Backend) {
     let (deleted, left) = (subscribe(&store).await, subscribe(&store).await);
     change(&store, deleted, disabled(Some(DisabledReason::Gone))).await;
     change(&store, left, disabled(Some(DisabledReason::Gone))).await;
-    store.delete_subscription(deleted, T0).await.unwrap();
+    store.delete_subscription(deleted, &Actor::Hookpost, T0).await.unwrap();
     assert!(reasons(&store, deleted).await.is_empty());
     assert_eq!(store.unannounced(10).await.unwrap().len(), 1);
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hookpost::access::Actor;
 use hookpost::delivery::{Delivery, DeliveryId, Event, EventId, Outcome, SubscriptionId};
 use hookpost::store::{Batch, EventDelivery, Store};
 
@@ -177,7 +178,7 @@ pub async fn an_events_deliveries_show_how_they_stand(backend: &Backend) {
         log(received, 504, 2, Outcome::Success),
     ];
     commit(&store, Batch { logs, retries: vec![retry(failing, 2, 900)], ..batch.clone() }).await;
-    store.delete_subscription(all[3], T0).await.unwrap();
+    store.delete_subscription(all[3], &Actor::Hookpost, T0).await.unwrap();
 
     let shown = |delivery: &Delivery, last_outcome, retry, subscription_exists| EventDelivery {
         id: delivery.id,

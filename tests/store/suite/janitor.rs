@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hookpost::access::Actor;
 use hookpost::delivery::{AttemptLog, DeliveryId, DisabledReason, Outcome, Timestamp};
 use hookpost::store::{Batch, JanitorCounts, Store, SubscriptionChange};
 
@@ -158,7 +159,7 @@ pub async fn a_deleted_subscriptions_deliveries_need_no_failure(backend: &Backen
     let (untried, failing) = (delivery(sub, 1), delivery(sub, 2));
     commit(&store, accepted([untried.clone()])).await;
     commit(&store, retried([failing], 50)).await;
-    store.delete_subscription(sub, T0).await.unwrap();
+    store.delete_subscription(sub, &Actor::Hookpost, T0).await.unwrap();
     assert_eq!(expire_all(&store, LIMIT).await.expired, 0);
     assert!(attempts(&store, untried.id).await.is_empty());
 }
@@ -195,7 +196,7 @@ pub async fn pruning_takes_what_a_deleted_subscription_left(backend: &Backend) {
     let sub = subscribe(&store).await;
     let (untried, failing) = (delivery(sub, 1), delivery(sub, 2));
     commit(&store, accepted([untried.clone()])).await;
-    store.delete_subscription(sub, T0).await.unwrap();
+    store.delete_subscription(sub, &Actor::Hookpost, T0).await.unwrap();
     commit(&store, retried([failing.clone()], 50)).await;
     expire_all(&store, LIMIT).await;
     prune_all(&store, LIMIT).await;

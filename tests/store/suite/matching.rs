@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hookpost::access::Actor;
 use hookpost::delivery::{DEFAULT_TENANT, DisabledReason, EventTypePattern, SubscriptionId};
 use hookpost::store::{NewSubscription, Store, SubscriptionChange};
 
@@ -14,6 +15,7 @@ fn patterns(texts: &[&str]) -> Vec<EventTypePattern> {
 
 async fn subscribe_to(store: &Arc<dyn Store>, tenant: &str, event_types: &[&str]) -> SubscriptionId {
     let new = NewSubscription {
+        by: Actor::Hookpost,
         id: store.reserve_subscription_id().await.unwrap(),
         target_url: "https://receiver.example/hook".to_owned(),
         event_types: patterns(event_types),
@@ -106,7 +108,7 @@ pub async fn a_disabled_one_does_not_match_until_it_is_enabled(backend: &Backend
 pub async fn a_deleted_one_does_not_match(backend: &Backend) {
     let store = backend.owned().await;
     let (deleted, left) = (subscribe(&store).await, subscribe(&store).await);
-    store.delete_subscription(deleted, T0).await.unwrap();
+    store.delete_subscription(deleted, &Actor::Hookpost, T0).await.unwrap();
     assert_eq!(matching(&store, "order.created").await, [left]);
 }
 

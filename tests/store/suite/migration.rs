@@ -1,5 +1,6 @@
 //! What the first release has written, read by this one.
 
+use hookpost::access::Actor;
 use hookpost::delivery::{DEFAULT_TENANT, DeliveryId, Settings, SubscriptionId};
 use hookpost::store::NewSubscription;
 use refinery::Target;
@@ -99,6 +100,7 @@ pub async fn what_the_first_version_has_written_is_read_and_goes_on(backend: &Ba
     let tenants = store.subscriptions(Some(DEFAULT_TENANT), None, 10).await.unwrap();
     assert_eq!(tenants.iter().map(|subscription| subscription.id).collect::<Vec<_>>(), [sub, other]);
     let new = NewSubscription {
+        by: Actor::Hookpost,
         id: store.reserve_subscription_id().await.unwrap(),
         target_url: "https://receiver.example/hook".to_owned(),
         event_types: vec![],

@@ -1,6 +1,7 @@
 //! The rules that `src/store/mod.rs` documents, one function each.
 
 pub mod api_keys;
+pub mod audit;
 pub mod backlog;
 pub mod changes;
 pub mod commit;

@@ -1,5 +1,6 @@
 //! `recovery` and `pending`: what a starting owner and an activated actor are told.
 
+use hookpost::access::Actor;
 use hookpost::delivery::{DeliveryId, DisabledReason, Outcome, SubscriptionId};
 use hookpost::store::{Batch, Pending, SubscriptionChange};
 
@@ -70,8 +71,8 @@ pub async fn a_deleted_subscription_is_not_recovered(backend: &Backend) {
     let (untried, behind) = (subscribe(&store).await, subscribe(&store).await);
     let batch = accepted([delivery(untried, 1), delivery(behind, 2)]);
     commit(&store, Batch { positions: vec![(behind, Some(DeliveryId(id(0))))], ..batch }).await;
-    assert!(store.delete_subscription(untried, T0).await.unwrap());
-    assert!(store.delete_subscription(behind, T0).await.unwrap());
+    assert!(store.delete_subscription(untried, &Actor::Hookpost, T0).await.unwrap());
+    assert!(store.delete_subscription(behind, &Actor::Hookpost, T0).await.unwrap());
     let recovery = recover(&store).await;
     assert!(recovery.untried.is_empty() && recovery.positions.is_empty(), "{recovery:?}");
 }

@@ -1,5 +1,6 @@
 //! `retries`, `unfinished`, `subscriptions_due`: what failed and waits.
 
+use hookpost::access::Actor;
 use hookpost::delivery::{Delivery, DeliveryId, DisabledReason, Event, Outcome, SubscriptionId, Timestamp};
 use hookpost::store::{Batch, SubscriptionChange};
 
@@ -121,7 +122,7 @@ pub async fn a_deleted_subscription_is_not_due(backend: &Backend) {
     let store = backend.owned().await;
     let sub = subscribe(&store).await;
     commit(&store, retried([delivery(sub, 1)], 50)).await;
-    store.delete_subscription(sub, T0).await.unwrap();
+    store.delete_subscription(sub, &Actor::Hookpost, T0).await.unwrap();
     assert!(store.subscriptions_due(at(100), 10).await.unwrap().is_empty());
 }
 
@@ -131,7 +132,7 @@ pub async fn a_retry_written_after_its_subscription_was_deleted_is_not_due(backe
     let sub = subscribe(&store).await;
     let late = delivery(sub, 1);
     commit(&store, accepted([late.clone()])).await;
-    store.delete_subscription(sub, T0).await.unwrap();
+    store.delete_subscription(sub, &Actor::Hookpost, T0).await.unwrap();
     commit(&store, retried([late], 50)).await;
     assert!(store.subscriptions_due(at(100), 10).await.unwrap().is_empty());
     assert_eq!(log_ids(&store, sub).await.len(), 1, "the attempt is logged all the same");

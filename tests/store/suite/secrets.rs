@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hookpost::access::Actor;
 use hookpost::delivery::{KeyPair, Previous, Sealed, Secrets, Subscription, SubscriptionId, Timestamp};
 use hookpost::store::{MasterKeyRecord, NewSubscription, Reseal, Store, SubscriptionChange};
 
@@ -10,6 +11,7 @@ use crate::fixtures::*;
 
 async fn create_sealed(store: &Arc<dyn Store>, secrets: Secrets) -> Subscription {
     let new = NewSubscription {
+        by: Actor::Hookpost,
         id: store.reserve_subscription_id().await.unwrap(),
         tenant: "acme".to_owned(),
         target_url: "https://receiver.example/hook".to_owned(),
@@ -108,7 +110,7 @@ pub async fn what_changed_meanwhile_is_not_resealed(backend: &Backend) {
     let (changed, deleted) = (create_sealed(&store, sealed("a")).await, create_sealed(&store, sealed("b")).await);
     let change = SubscriptionChange { secrets: Some(Some(sealed("newer"))), ..Default::default() };
     store.update_subscription(changed.id, change, T0).await.unwrap().done().unwrap();
-    store.delete_subscription(deleted.id, T0).await.unwrap();
+    store.delete_subscription(deleted.id, &Actor::Hookpost, T0).await.unwrap();
     assert!(store.reseal(&[reseal(&changed, "A"), reseal(&deleted, "B")]).await.unwrap().is_empty());
     assert_eq!(current(&store.subscription(changed.id).await.unwrap().unwrap()), Some("newer"));
     assert!(store.subscription(deleted.id).await.unwrap().is_none());

@@ -1,5 +1,6 @@
 //! `delivery` and `logs`: what people are shown.
 
+use hookpost::access::Actor;
 use hookpost::delivery::{DeliveryId, Outcome, SubscriptionId};
 use hookpost::store::Batch;
 
@@ -42,7 +43,7 @@ pub async fn a_delivery_outlives_its_subscription(backend: &Backend) {
     let sub = subscribe(&store).await;
     let left = delivery(sub, 1);
     commit(&store, delivered([left.clone()])).await;
-    store.delete_subscription(sub, T0).await.unwrap();
+    store.delete_subscription(sub, &Actor::Hookpost, T0).await.unwrap();
     let record = store.delivery(left.id).await.unwrap().unwrap();
     assert!(!record.subscription_exists);
     assert_eq!((record.subscription_id, record.attempts.len()), (sub, 1));

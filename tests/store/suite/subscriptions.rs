@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hookpost::access::Actor;
 use hookpost::delivery::{DeliveryId, DisabledReason, EventTypePattern, Subscription, SubscriptionId};
 use hookpost::store::{Batch, NewSubscription, Store, SubscriptionChange};
 
@@ -15,6 +16,7 @@ fn patterns(texts: &[&str]) -> Vec<EventTypePattern> {
 /// One with this sealed secret, if any.
 async fn create_with(store: &Arc<dyn Store>, secret: Option<&str>) -> Subscription {
     let new = NewSubscription {
+        by: Actor::Hookpost,
         id: store.reserve_subscription_id().await.unwrap(),
         tenant: hookpost::delivery::DEFAULT_TENANT.into(),
         target_url: "https://receiver.example/hook?q=é".to_owned(),
@@ -58,10 +60,10 @@ pub async fn ids_are_small_integers_that_rise(backend: &Backend) {
 pub async fn an_id_is_never_given_again(backend: &Backend) {
     let store = backend.owned().await;
     let last = subscribe(&store).await;
-    store.delete_subscription(last, T0).await.unwrap();
+    store.delete_subscription(last, &Actor::Hookpost, T0).await.unwrap();
     assert!(subscribe(&store).await > last);
     let last = subscribe(&store).await;
-    store.delete_subscription(last, T0).await.unwrap();
+    store.delete_subscription(last, &Actor::Hookpost, T0).await.unwrap();
     store.close().await;
     assert!(subscribe(&backend.open()).await > last, "nor after a restart");
 }
@@ -72,7 +74,7 @@ pub async fn pages_come_by_id(backend: &Backend) {
     for _ in 0..5 {
         all.push(subscribe(&store).await);
     }
-    store.delete_subscription(all.remove(1), T0).await.unwrap();
+    store.delete_subscription(all.remove(1), &Actor::Hookpost, T0).await.unwrap();
     let mut seen = Vec::new();
     loop {
         let page = store.subscriptions(None, seen.last().copied(), 3).await.unwrap();
@@ -154,9 +156,9 @@ pub async fn updating_or_deleting_an_unknown_one_changes_nothing(backend: &Backe
     let known = subscribe(&store).await;
     let unknown = SubscriptionId(known.0 + 1);
     assert!(store.update_subscription(unknown, SubscriptionChange::default(), T0).await.unwrap().done().is_none());
-    assert!(!store.delete_subscription(unknown, T0).await.unwrap());
-    assert!(store.delete_subscription(known, T0).await.unwrap());
-    assert!(!store.delete_subscription(known, T0).await.unwrap(), "only the first time");
+    assert!(!store.delete_subscription(unknown, &Actor::Hookpost, T0).await.unwrap());
+    assert!(store.delete_subscription(known, &Actor::Hookpost, T0).await.unwrap());
+    assert!(!store.delete_subscription(known, &Actor::Hookpost, T0).await.unwrap(), "only the first time");
 }
 
 pub async fn versions_come_for_those_that_exist(backend: &Backend) {
@@ -179,7 +181,7 @@ pub async fn deleting_takes_retries_and_position_and_leaves_deliveries_and_logs(
     let batch = retried([failing.clone(), others.clone()], 50);
     let positions = [sub, other].map(|id| (id, Some(failing.id))).to_vec();
     commit(&store, Batch { positions, ..batch }).await;
-    assert!(store.delete_subscription(sub, T0).await.unwrap());
+    assert!(store.delete_subscription(sub, &Actor::Hookpost, T0).await.unwrap());
 
     assert!(store.subscription(sub).await.unwrap().is_none());
     assert_eq!(store.pending(sub, 10).await.unwrap(), Default::default());

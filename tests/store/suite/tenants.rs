@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hookpost::access::Actor;
 use hookpost::delivery::{Settings, SubscriptionId};
 use hookpost::store::{NewSubscription, Store};
 
@@ -10,6 +11,7 @@ use crate::fixtures::*;
 
 async fn new(store: &Arc<dyn Store>, tenant: &str) -> NewSubscription {
     NewSubscription {
+        by: Actor::Hookpost,
         id: store.reserve_subscription_id().await.unwrap(),
         target_url: "https://receiver.example/hook".to_owned(),
         event_types: vec![],
@@ -51,8 +53,8 @@ pub async fn a_tenant_has_up_to_its_quota_and_what_is_deleted_makes_room(backend
     assert!(create(&store, "acme", 2).await.is_some());
     assert!(create(&store, "acme", 2).await.is_none());
     assert!(create(&store, "bolt", 2).await.is_some(), "another tenant has its own");
-    assert!(store.delete_subscription(first, T0).await.unwrap());
-    assert!(!store.delete_subscription(first, T0).await.unwrap(), "which makes no more room");
+    assert!(store.delete_subscription(first, &Actor::Hookpost, T0).await.unwrap());
+    assert!(!store.delete_subscription(first, &Actor::Hookpost, T0).await.unwrap(), "which makes no more room");
     assert!(create(&store, "acme", 2).await.is_some());
     assert!(create(&store, "acme", 2).await.is_none());
     assert_eq!(store.subscriptions(Some("acme"), None, 10).await.unwrap().len(), 2);
@@ -74,7 +76,7 @@ pub async fn the_last_place_is_taken_once(backend: &Backend) {
 pub async fn a_tenant_that_has_none_left_is_forgotten_and_may_come_back(backend: &Backend) {
     let store = backend.owned().await;
     let only = create(&store, "acme", 1).await.unwrap();
-    store.delete_subscription(only, T0).await.unwrap();
+    store.delete_subscription(only, &Actor::Hookpost, T0).await.unwrap();
     store.prune(T0, 100).await.unwrap();
     assert!(!backend.dump("tenants").await.contains("acme"));
     assert!(create(&store, "acme", 1).await.is_some());
@@ -92,7 +94,7 @@ pub async fn a_delivery_is_its_subscriptions_tenants_also_after_the_deletion(bac
         async move { store.delivery(left.id).await.unwrap().unwrap().tenant }
     };
     assert_eq!(tenant().await.as_deref(), Some("acme"));
-    store.delete_subscription(sub, T0 + DAY).await.unwrap();
+    store.delete_subscription(sub, &Actor::Hookpost, T0 + DAY).await.unwrap();
     assert_eq!(tenant().await.as_deref(), Some("acme"));
     store.prune(T0, 100).await.unwrap();
     assert_eq!(tenant().await.as_deref(), Some("acme"), "it is remembered as long as the delivery");
@@ -103,8 +105,8 @@ pub async fn whose_a_deleted_subscription_was_is_forgotten_after_its_deliveries(
     let (old, young) = (create(&store, "acme", 10).await.unwrap(), create(&store, "bolt", 10).await.unwrap());
     let left = delivery(young, days(9));
     commit(&store, delivered([delivery(old, 1), left.clone()])).await;
-    store.delete_subscription(old, T0).await.unwrap();
-    store.delete_subscription(young, T0 + DAY * 9).await.unwrap();
+    store.delete_subscription(old, &Actor::Hookpost, T0).await.unwrap();
+    store.delete_subscription(young, &Actor::Hookpost, T0 + DAY * 9).await.unwrap();
     let mut pruned = store.prune(T0 + DAY * 5, 2).await.unwrap();
     while pruned.more {
         pruned = store.prune(T0 + DAY * 5, 2).await.unwrap();

@@ -8,7 +8,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::super::*;
-use crate::access::{ApiKey, NewApiKey, Prefix};
+use crate::access::{Actor, ApiKey, NewApiKey, Prefix};
+use crate::audit::{Act, AuditFilter, AuditRecord, Thing};
 use crate::delivery::{AttemptLog, Event, Outcome as Attempt, Retry, StateChange, Subscription, Timestamp};
 use crate::store::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord, NewSubscription,
@@ -188,14 +189,17 @@ scripted! {
     migrate(Timestamp) -> ();
     save_failing(SubscriptionId, Option<Timestamp>) -> ();
     backlog(SubscriptionId, DeliveryId, u64) -> u64;
+    record(&Act, &Thing, Option<&str>, Timestamp) -> ();
+    audit(&AuditFilter, Option<i64>, usize) -> Vec<AuditRecord>;
+    prune_audit(Timestamp, usize) -> JanitorCounts;
     state_changes(SubscriptionId, Option<i64>, usize) -> Vec<StateChange>;
     unannounced(usize) -> Vec<StateChange>;
     announced(&[i64]) -> ();
-    create_api_key(NewApiKey, u64, Timestamp) -> Option<ApiKey>;
+    create_api_key(NewApiKey, u64, &Actor, Timestamp) -> Option<ApiKey>;
     api_key(Prefix) -> Option<ApiKey>;
     api_keys(Option<Prefix>, usize) -> Vec<ApiKey>;
     api_keys_changed_since(i64, usize) -> Vec<ApiKey>;
-    revoke_api_key(Prefix, Timestamp) -> Option<ApiKey>;
+    revoke_api_key(Prefix, &Actor, Timestamp) -> Option<ApiKey>;
     prune_api_keys(Timestamp, usize) -> JanitorCounts;
     identity() -> Uuid;
     ping() -> ();
@@ -213,7 +217,7 @@ scripted! {
     subscription(SubscriptionId) -> Option<Subscription>;
     subscriptions(Option<&str>, Option<SubscriptionId>, usize) -> Vec<Subscription>;
     update_subscription(SubscriptionId, SubscriptionChange, Timestamp) -> Update;
-    delete_subscription(SubscriptionId, Timestamp) -> bool;
+    delete_subscription(SubscriptionId, &Actor, Timestamp) -> bool;
     subscription_versions(&[SubscriptionId]) -> Vec<(SubscriptionId, i64)>;
     recovery() -> Recovery;
     pending(SubscriptionId, usize) -> Pending;
