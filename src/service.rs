@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::access::KeyRing;
+use crate::access::{Actor, KeyRing};
 use crate::actors::{Engine, Parts, Running};
 use crate::audit::{Act, Action, Thing};
 use crate::cache::{Cache, NoCache, RedisCache};
@@ -67,7 +67,10 @@ pub async fn rotate_master(config: &Config, progress: &mut (dyn FnMut(u64) + Sen
     if let Ok(done) = &resealed {
         let detail = Some(format!("secrets of {} subscriptions sealed anew", done.count));
         let act = Act { detail, ..Act::new(Actor::CommandLine, Action::MasterKeyRotated) };
-        store.record(&act, &Thing::MasterKey, None, Clock::start().wall()).await.context("the audit has no record of it")?;
+        store
+            .record(&act, &Thing::MasterKey, None, Clock::start().wall())
+            .await
+            .context("the audit has no record of it")?;
     }
     store.close().await;
     Ok(resealed?)

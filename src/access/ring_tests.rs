@@ -3,7 +3,7 @@ use std::sync::Arc;
 use tokio::time::advance;
 
 use super::*;
-use crate::access::{KeyRequest, NewApiKey};
+use crate::access::{Actor, KeyRequest, NewApiKey};
 use crate::store::SqliteStore;
 
 /// A store with its clock, and the directory that holds it.

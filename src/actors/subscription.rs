@@ -14,7 +14,7 @@ use super::node::Node;
 use super::shares::{Claimant, Standing};
 use super::supervisor;
 use crate::access;
-use crate::audit::{Act, Action};
+use crate::audit::{self, Act};
 use crate::delivery::{
     Action, AttemptLog, AttemptResult, Delivery, DeliveryId, DisabledReason, Input, MAX_RETRIES_HELD, Machine, Outcome,
     Retry, RetryChange, Snapshot, Timestamp, Waits,
@@ -367,7 +367,7 @@ impl State {
                     detail: Some(detail.clone()),
                     act: Some(Act {
                         by: access::Actor::Hookpost,
-                        action: Action::Disabled,
+                        action: audit::Action::Disabled,
                         detail: Some(detail.clone()),
                     }),
                     only_version: Some(version),

@@ -142,7 +142,8 @@ fn refusal(refused: &KeyRefused) -> String {
 
 async fn make(store: &Arc<dyn Store>, create: &Create, now: Timestamp) -> anyhow::Result<()> {
     let (text, new) = create.request().issue(now);
-    let created = store.create_api_key(new, MAX_KEYS, &Actor::CommandLine, now).await.context("the key could not be stored")?;
+    let created =
+        store.create_api_key(new, MAX_KEYS, &Actor::CommandLine, now).await.context("the key could not be stored")?;
     let Some(key) = created else {
         bail!("this store holds {MAX_KEYS} live keys, the most that it may; revoke some that are not used any more");
     };

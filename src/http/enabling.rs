@@ -58,7 +58,8 @@ async fn disable_by_hand<B: Buf>(
     let (caller, body) = access.with_body(Permission::Manage, &http.bodies, length, &mut body).await?;
     let id = segment.id()?;
     let reason = reason(&body)?;
-    changed(http, caller, id, Action::Disabled, move |current| current.disabled.is_none().then(|| disabling(reason))).await
+    changed(http, caller, id, Action::Disabled, move |current| current.disabled.is_none().then(|| disabling(reason)))
+        .await
 }
 
 async fn enable_by_hand<B: Buf>(

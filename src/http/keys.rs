@@ -102,7 +102,8 @@ async fn revoke(segment: String, http: Arc<Http>, access: Access) -> Answer {
     let prefix = prefix(&segment)?;
     to_the_end(async move {
         let now = http.api.clock.wall();
-        let revoked = http.api.store.revoke_api_key(prefix, &caller.actor, now).await?.ok_or_else(|| not_found(&segment))?;
+        let revoked =
+            http.api.store.revoke_api_key(prefix, &caller.actor, now).await?.ok_or_else(|| not_found(&segment))?;
         taken(&http, &revoked);
         Ok(())
     })

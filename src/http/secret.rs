@@ -133,7 +133,9 @@ async fn rotate_secret<B: Buf>(
     let rotation = Rotation::read(&body)?;
     let (rotated, rotation) = to_the_end(async move {
         let (vault, now) = (http.api.vault.clone(), http.api.clock.wall());
-        let rotated = merge(&http, &caller, id, &(Action::SecretRotated, None), |current| rotation.of(current, &vault, now)).await?;
+        let rotated =
+            merge(&http, &caller, id, &(Action::SecretRotated, None), |current| rotation.of(current, &vault, now))
+                .await?;
         Ok((rotated, rotation))
     })
     .await?;

@@ -277,7 +277,7 @@ mod tests {
     }
 
     fn create(body: &Value) -> Result<NewSubscription, Problem> {
-        new(body).map(|new| new.sealed(SubscriptionId(1), &dev()).unwrap())
+        new(body).map(|new| new.sealed(SubscriptionId(1), &Caller::anonymous(), &dev()).unwrap())
     }
 
     fn new(body: &Value) -> Result<NewBody, Problem> {

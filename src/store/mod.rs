@@ -416,13 +416,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Stores a key; `None` if `most` live ones are stored already. It and every other change of a key takes the next
     /// revision, in one transaction, so that whoever sees a revision sees all before it.
-    async fn create_api_key(
-        &self,
-        new: NewApiKey,
-        most: u64,
-        by: &Actor,
-        now: Timestamp,
-    ) -> Result<Option<ApiKey>>;
+    async fn create_api_key(&self, new: NewApiKey, most: u64, by: &Actor, now: Timestamp) -> Result<Option<ApiKey>>;
     /// The key, dead or alive.
     async fn api_key(&self, prefix: Prefix) -> Result<Option<ApiKey>>;
     /// Up to `limit` keys with prefixes above `after`, by prefix.

@@ -202,7 +202,11 @@ impl Builder {
         let asked = KeyRequest { name: "test".to_owned(), role, tenant: tenant.map(str::to_owned), expires_in: None };
         let (text, new) = asked.issue(now);
         let new = NewApiKey { expires_at, ..new };
-        store.create_api_key(new, MAX_KEYS, &Actor::CommandLine, now).await.expect("the store answers").expect("there is room");
+        store
+            .create_api_key(new, MAX_KEYS, &Actor::CommandLine, now)
+            .await
+            .expect("the store answers")
+            .expect("there is room");
         store.close().await;
         text.expose_secret().to_owned()
     }
@@ -262,14 +266,6 @@ impl Builder {
     pub fn not_in_development(mut self) -> Self {
         self.config.dev = false;
         self
-    }
-
-    /// The service does not start; why.
-    pub async fn refused(self) -> String {
-        match Service::start(self.config).await {
-            Ok(_) => panic!("it started"),
-            Err(error) => format!("{error:#}"),
-        }
     }
 
     pub fn deny_private_targets(self) -> Self {

@@ -4,6 +4,7 @@ mod access;
 mod announcements;
 mod app;
 mod attacks;
+mod audit;
 mod bad_input;
 mod crash;
 mod cross_process;

@@ -55,7 +55,7 @@ async fn a_store_that_is_sealed_under_a_key_that_is_not_there_is_refused_by_name
     subscribe(&app, &receiver).await;
     let home = app.stop().await.home();
     for keys in [vec![], vec![test_key(2)]] {
-        let refused = Builder::at(home.clone()).master_keys(keys).refused().await;
+        let refused = Builder::at(home.clone()).master_keys(keys).refusal().await;
         assert!(refused.contains(test_key(1).id()) && refused.contains("HOOKPOST_MASTER_KEY"), "{refused}");
         assert!(!refused.contains('\n'), "{refused}");
     }

@@ -27,7 +27,7 @@ struct Ids {
 impl Ids {
     /// A subscription of the tenant, with an event that it received.
     async fn of(app: &App, tenant: &str, target_url: &str) -> Self {
-        let body = json!({ "target_url": target_url, "tenant": tenant });
+        let body = json!({ "target_url": target_url, "tenant": tenant, "ed25519": true });
         let id = app.post("/subscriptions", body).await.expect(201)["id"].clone();
         let event = json!({ "event_type": "order.created", "payload": {}, "tenant": tenant });
         let published = app.post("/events", event).await.expect(202);

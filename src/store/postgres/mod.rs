@@ -378,13 +378,7 @@ impl Store for PostgresStore {
         self.write_announced(ids).await
     }
 
-    async fn create_api_key(
-        &self,
-        new: NewApiKey,
-        most: u64,
-        by: &Actor,
-        now: Timestamp,
-    ) -> Result<Option<ApiKey>> {
+    async fn create_api_key(&self, new: NewApiKey, most: u64, by: &Actor, now: Timestamp) -> Result<Option<ApiKey>> {
         self.insert_api_key(new, most, by, now).await
     }
 

@@ -67,12 +67,7 @@ pub(super) fn changed_since(connection: &Connection, revision: i64, max_rows: us
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 
-pub(super) fn revoke(
-    connection: &mut Connection,
-    prefix: Prefix,
-    act: &Act,
-    now: Timestamp,
-) -> Result<Option<ApiKey>> {
+pub(super) fn revoke(connection: &mut Connection, prefix: Prefix, act: &Act, now: Timestamp) -> Result<Option<ApiKey>> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let before = get(&transaction, prefix)?;
     let update = format!(

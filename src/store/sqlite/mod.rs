@@ -352,13 +352,7 @@ impl Store for SqliteStore {
         self.write(move |connection| state_changes::announced(connection, &ids)).await
     }
 
-    async fn create_api_key(
-        &self,
-        new: NewApiKey,
-        most: u64,
-        by: &Actor,
-        now: Timestamp,
-    ) -> Result<Option<ApiKey>> {
+    async fn create_api_key(&self, new: NewApiKey, most: u64, by: &Actor, now: Timestamp) -> Result<Option<ApiKey>> {
         let act = new.created(by.clone());
         self.write(move |connection| api_keys::create(connection, &new, most, &act, now)).await
     }
