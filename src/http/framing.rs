@@ -144,7 +144,7 @@ impl Framing {
                 At::Head(head) => {
                     let end = bytes.iter().position(|byte| *byte == b'\n');
                     self.line.push(&bytes[..end.unwrap_or(bytes.len())]);
-                    let Some(end) = end else { return None };
+                    let end = end?;
                     bytes = &bytes[end + 1..];
                     let head_ended = head.line(&self.line);
                     let http_2 = self.line.text() == HTTP_2;
