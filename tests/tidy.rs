@@ -237,7 +237,15 @@ fn every_setting_is_where_people_look_for_it() {
 #[test]
 fn no_text_names_a_setting_that_is_not_there() {
     let known: Vec<_> = hookpost::config::environment_names().collect();
-    let texts = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "Dockerfile", "docker-compose.yml", ".env.example"];
+    let texts = [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+        "Dockerfile",
+        "docker-compose.yml",
+        ".env.example",
+    ];
     let texts =
         texts.iter().map(|file| root().join(file)).chain(files("docs", &["md"])).chain(files("config", &["toml"]));
     let wrong = texts.filter(|path| path.exists()).flat_map(|path| {

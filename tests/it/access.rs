@@ -26,7 +26,7 @@ const OPEN: [&str; 7] = ["/", "/docs", "/docs/{file}", "/openapi.json", "/proble
 /// The roles that may call an operation.
 fn may(method: &str, path: &str) -> &'static [Role] {
     match (method, path) {
-        (_, "/keys" | "/keys/{prefix}") => &[Role::Admin],
+        (_, "/keys" | "/keys/{prefix}" | "/subscriptions/{id}/secret") => &[Role::Admin],
         ("POST", "/ingest/{id}" | "/events") => &[Role::Admin, Role::Producer],
         ("GET", "/metrics") => &[Role::Admin, Role::Reader],
         ("GET", _) => &[Role::Admin, Role::Reader, Role::Tenant],

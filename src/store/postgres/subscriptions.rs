@@ -26,7 +26,7 @@ impl PostgresStore {
                  RETURNING tenant
              ), audited AS (
                  INSERT INTO audit (at, actor, action, object, tenant)
-                 SELECT $5, $9::text, $10::text, 'subscription/' || $7, tenant FROM counted
+                 SELECT $5::bigint, $9::text, $10::text, 'subscription/' || $7::bigint, tenant FROM counted
              )
              INSERT INTO subscriptions (id, tenant, target_url, event_types, secrets, version, created_at, updated_at,
                  settings) OVERRIDING SYSTEM VALUE

@@ -79,6 +79,9 @@ async fn a_page_of_a_foreign_origin_changes_nothing_on_any_route(backend: Backen
         (Method::DELETE, format!("/subscriptions/{id}")),
         (Method::POST, format!("/subscriptions/{id}/disable")),
         (Method::POST, format!("/subscriptions/{id}/enable")),
+        (Method::POST, format!("/subscriptions/{id}/secret/rotate")),
+        (Method::POST, "/keys".to_owned()),
+        (Method::DELETE, "/keys/0123456789".to_owned()),
         (Method::POST, format!("/ingest/{id}")),
         (Method::POST, "/events".to_owned()),
     ] {
