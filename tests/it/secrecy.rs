@@ -52,6 +52,7 @@ impl Talkative {
             .env("HOOKPOST_DATA_DIR", home.data_dir())
             .env("HOOKPOST_MASTER_KEY", master_key)
             .env("HOOKPOST_ALLOW_TARGETS", "127.0.0.0/8")
+            .env("HOOKPOST_AUTH", "off")
             .env("HOOKPOST_RETRY_SCHEDULE", "10ms")
             .env("HOOKPOST_LOG", "hookpost=trace")
             .env("REDIS_URL", redis)

@@ -11,7 +11,8 @@ use crate::delivery::Timestamp;
 use crate::store::{JanitorCounts, Result};
 
 /// By id, and so by time: what a clock set back has written stays with what surrounds it.
-pub(super) const PRUNE: &str = "DELETE FROM audit WHERE id IN (SELECT id FROM audit ORDER BY id LIMIT ?2) AND at < ?1";
+pub(super) const PRUNE: &str =
+    "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE id > 0 ORDER BY id LIMIT ?2) AND at < ?1";
 
 /// Records a deed in the transaction that does it.
 pub(super) fn insert(
