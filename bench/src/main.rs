@@ -29,7 +29,7 @@ use crate::scenarios::Sizes;
 struct Arguments {
     #[command(subcommand)]
     role: Option<Role>,
-    /// Only the scenarios whose name contains this; several may be given. None means all.
+    /// Only these scenarios (--list names them). None means all.
     scenarios: Vec<String>,
     /// How often each measurement is repeated; medians are reported.
     #[arg(long, default_value_t = 3)]
@@ -76,10 +76,13 @@ async fn main() -> anyhow::Result<()> {
         scenarios::ALL.iter().for_each(|scenario| println!("{:<16} {}", scenario.name, scenario.about));
         return Ok(());
     }
+    let known = |name: &String| scenarios::ALL.iter().any(|scenario| scenario.name == name);
+    if let Some(unknown) = arguments.scenarios.iter().find(|name| !known(name)) {
+        bail!("there is no scenario {unknown:?}; --list names them all");
+    }
     let sizes = Sizes { runs: arguments.runs.max(1), reps: arguments.reps.max(1), shrink: arguments.shrink.max(1) };
     let mut bench = scenarios::Bench::new(sizes, arguments.database_url).await?;
-    let wanted =
-        |name: &str| arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|w| name.contains(w.as_str()));
+    let wanted = |name: &str| arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|wanted| wanted == name);
     for scenario in scenarios::ALL.iter().filter(|scenario| wanted(scenario.name)) {
         eprintln!("── {} ({})", scenario.name, scenario.about);
         bench.run(scenario).await?;
