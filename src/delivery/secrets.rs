@@ -82,6 +82,14 @@ impl Secrets {
         self.current.iter().chain(previous).chain(seed)
     }
 
+    /// The rest of it, once what is lost is taken away.
+    pub fn without(mut self, is_lost: impl Fn(&Sealed) -> bool) -> Self {
+        self.current = self.current.filter(|sealed| !is_lost(sealed));
+        self.previous = self.previous.filter(|previous| !is_lost(&previous.secret));
+        self.ed25519 = self.ed25519.filter(|pair| !is_lost(&pair.seed));
+        self
+    }
+
     /// Itself, if there is anything in it.
     pub fn unless_empty(self) -> Option<Self> {
         let is_empty = self.sealed().next().is_none();

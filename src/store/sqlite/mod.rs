@@ -236,6 +236,11 @@ impl Store for SqliteStore {
         self.write(move |connection| master_keys::add(connection, &record)).await
     }
 
+    async fn is_sealed_under(&self, key: &str) -> Result<bool> {
+        let key = key.to_owned();
+        self.read(move |connection| master_keys::is_sealed_under(connection, &key)).await
+    }
+
     async fn forget_master_keys(&self, keep: &str) -> Result<Vec<String>> {
         let keep = keep.to_owned();
         self.write(move |connection| master_keys::forget(connection, &keep)).await

@@ -135,6 +135,9 @@ pub async fn only_keys_under_which_nothing_is_sealed_are_forgotten(backend: &Bac
     let plain = create_sealed(&store, sealed("plain:hunter2")).await;
     let previous = Some(Previous { secret: Sealed::of("sealed:00000001:x".to_owned()), until: Timestamp(7) });
     create_sealed(&store, Secrets { previous, ..sealed("sealed:00000003:x") }).await;
+    for (id, expected) in [("plain", true), ("00000001", true), ("00000002", false), ("00000003", true), ("0", false)] {
+        assert_eq!(store.is_sealed_under(id).await.unwrap(), expected, "{id}");
+    }
     assert_eq!(store.forget_master_keys("00000003").await.unwrap(), ["00000002"]);
     assert_eq!(known(&store).await, ["00000001", "00000003", "plain"]);
     store.reseal(&[reseal(&plain, "sealed:00000003:y")]).await.unwrap();
