@@ -84,11 +84,8 @@ pub(super) fn is_sealed_under(connection: &mut Connection, key: &str) -> Result<
 }
 
 pub(super) fn forget(connection: &mut Connection, keep: &str) -> Result<Vec<String>> {
-    const SQL: &str = concat!(
-        "DELETE FROM master_keys WHERE id <> ?1 AND NOT ",
-        sealed_under!("master_keys.id"),
-        " RETURNING id"
-    );
+    const SQL: &str =
+        concat!("DELETE FROM master_keys WHERE id <> ?1 AND NOT ", sealed_under!("master_keys.id"), " RETURNING id");
     let mut delete = connection.prepare_cached(SQL)?;
     Ok(delete.query_map([keep], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)
 }
