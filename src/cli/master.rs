@@ -72,6 +72,11 @@ mod tests {
     fn the_summary_says_what_was_done_and_which_keys_may_go() {
         let resealed = Resealed { count: 3, given_up: 2, retired: vec!["0a1b2c3d".to_owned()], ..Resealed::default() };
         let text = summary(&resealed);
-        assert!(text.contains("of 3 subscriptions") && text.contains("disabled 2 subscriptions") && text.contains("under 0a1b2c3d any more"), "{text}");
+        assert!(
+            text.contains("of 3 subscriptions")
+                && text.contains("disabled 2 subscriptions")
+                && text.contains("under 0a1b2c3d any more"),
+            "{text}"
+        );
     }
 }

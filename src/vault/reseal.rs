@@ -119,11 +119,11 @@ fn resealed(vault: &Vault, subscription: &Subscription) -> Result<Option<Secrets
         vault.seal(&opened, purpose, owner).map_err(|_| Unopened::NoSuchKey(PLAIN.to_owned()))
     };
     let current = secrets.current.as_ref().map(|sealed| again(sealed, Purpose::Secret)).transpose()?;
-    let previous = secrets.previous.as_ref().map(|previous| {
+    let previous = secrets.previous.iter().map(|previous| {
         again(&previous.secret, Purpose::Secret).map(|secret| Previous { secret, until: previous.until })
     });
     let ed25519 = secrets.ed25519.as_ref().map(|pair| {
         again(&pair.seed, Purpose::Ed25519Seed).map(|seed| KeyPair { seed, public_key: pair.public_key.clone() })
     });
-    Ok(Some(Secrets { current, previous: previous.transpose()?, ed25519: ed25519.transpose()? }))
+    Ok(Some(Secrets { current, previous: previous.collect::<Result<_, _>>()?, ed25519: ed25519.transpose()? }))
 }

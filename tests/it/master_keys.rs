@@ -131,9 +131,15 @@ async fn a_lost_master_key_is_given_up_with_what_is_sealed_under_it_and_nothing_
 
     let app = at_home().start().await;
     let shown = app.get(&format!("/subscriptions/{lost}")).await.expect(200);
-    assert_eq!((&shown["disabled"], &shown["signed"], &shown["ed25519"]), (&json!("by_hand"), &json!(false), &json!(false)));
+    assert_eq!(
+        (&shown["disabled"], &shown["signed"], &shown["ed25519"]),
+        (&json!("by_hand"), &json!(false), &json!(false))
+    );
     let audit = app.get(&format!("/audit?object=subscription/{lost}")).await.expect(200).to_string();
-    assert!(audit.contains("command_line") && audit.contains("was given up; give it a new one and enable it"), "{audit}");
+    assert!(
+        audit.contains("command_line") && audit.contains("was given up; give it a new one and enable it"),
+        "{audit}"
+    );
     let audit = app.get("/audit?object=master_key").await.expect(200).to_string();
     assert!(audit.contains(&format!("{lost_key} given up, and 1 subscriptions disabled")), "{audit}");
     for id in [sealed, bare] {
