@@ -1,5 +1,6 @@
 //! Puts the parts together, starts and stops them.
 
+use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,16 +58,32 @@ pub async fn migrate(config: &Config) -> anyhow::Result<&'static str> {
     Ok(name)
 }
 
-/// Seals every secret in the store under the first master key. `progress` hears how many subscriptions are done.
-pub async fn rotate_master(config: &Config, progress: &mut (dyn FnMut(u64) + Send)) -> anyhow::Result<Resealed> {
+/// Seals every secret in the store under the first master key, once those are taken away that are sealed under a lost one
+/// that is to be given up. `progress` hears how many subscriptions are done.
+pub async fn rotate_master(
+    config: &Config,
+    give_up: Option<&str>,
+    progress: &mut (dyn FnMut(u64) + Send),
+) -> anyhow::Result<Resealed> {
     let store = open_store(config)?;
     store.migrate(Clock::start().wall()).await.context("the store could not be prepared")?;
     let vault = Vault::new(config.master_keys.clone(), false);
     let cache = open_cache(config, &*store).await?;
-    let resealed = vault::rotate_master(&vault, &*store, &*cache, progress).await;
+    let resealed = async {
+        let given_up = match give_up {
+            Some(lost) => vault::give_up(&vault, &*store, &*cache, lost, Clock::start().wall()).await?,
+            None => 0,
+        };
+        let done = vault::rotate_master(&vault, &*store, &*cache, progress).await?;
+        Ok::<_, vault::ResealError>(Resealed { given_up, ..done })
+    };
+    let resealed = resealed.await;
     if let Ok(done) = &resealed {
-        let detail = Some(format!("secrets of {} subscriptions sealed anew", done.count));
-        let act = Act { detail, ..Act::new(Actor::CommandLine, Action::MasterKeyRotated) };
+        let mut detail = format!("secrets of {} subscriptions sealed anew", done.count);
+        if let Some(lost) = give_up {
+            let _ = write!(detail, "; {lost} given up, and {} subscriptions disabled with it", done.given_up);
+        }
+        let act = Act { detail: Some(detail), ..Act::new(Actor::CommandLine, Action::MasterKeyRotated) };
         store
             .record(&act, &Thing::MasterKey, None, Clock::start().wall())
             .await

@@ -5,6 +5,7 @@
 //! A sealed text is `sealed:<id of the master key>:<base64 of nonce and ciphertext>`. `plain:<text>` is a secret that no
 //! master key protects: in development without one, and from before there were any.
 
+mod give_up;
 mod keyring;
 mod master_key;
 mod reseal;
@@ -20,6 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::delivery::{Sealed, Subscription, SubscriptionId};
 
+pub use give_up::{NotGivenUp, give_up};
 pub use keyring::{KeyringError, PLAIN, admit};
 pub use master_key::MasterKey;
 pub use reseal::{ResealError, Resealed, rotate_master};
@@ -129,10 +131,7 @@ impl Vault {
 
     /// Whether it is as [`Self::seal`] would seal it now.
     fn is_sealed_under_first(&self, sealed: &Sealed) -> bool {
-        match (Form::of(sealed), self.first()) {
-            (Some(Form::Sealed { id, .. }), Some(first)) => id == first.id(),
-            _ => false,
-        }
+        self.first().is_some_and(|first| is_sealed_under(sealed, first.id()))
     }
 }
 
@@ -163,6 +162,11 @@ impl<'a> Form<'a> {
 /// Whether no master key protects it.
 pub fn is_plain(sealed: &Sealed) -> bool {
     matches!(Form::of(sealed), Some(Form::Plain(_)))
+}
+
+/// Whether it says that it is sealed under the key of this name.
+fn is_sealed_under(sealed: &Sealed, key: &str) -> bool {
+    matches!(Form::of(sealed), Some(Form::Sealed { id, .. }) if id == key)
 }
 
 fn sealed_under(key: &MasterKey, secret: &SecretString, purpose: Purpose, owner: Owner<'_>) -> Sealed {

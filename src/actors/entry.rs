@@ -67,15 +67,14 @@ fn signing_keys(
     let open = |sealed, purpose| vault.open(sealed, purpose, Owner::from(subscription));
     let derive = || {
         let current = secrets.current.as_ref().map(|sealed| open(sealed, Purpose::Secret)).transpose()?;
-        let previous = secrets.previous.as_ref().filter(|previous| now < previous.until);
+        let previous = secrets.previous.iter().filter(|previous| previous.counts(now));
         let previous = previous.map(|previous| Ok((open(&previous.secret, Purpose::Secret)?, previous.until)));
-        let previous = previous.transpose()?;
+        let previous = previous.collect::<Result<Vec<_>, Unopened>>()?;
         let ed25519 = secrets
             .ed25519
             .as_ref()
             .map(|pair| Ed25519Key::of_seed(&open(&pair.seed, Purpose::Ed25519Seed)?).ok_or(Unopened::Malformed));
-        let previous = previous.as_ref().map(|(secret, until)| (secret, *until));
-        Ok(Some(Arc::new(SigningKeys::new(current.as_ref(), previous, ed25519.transpose()?))))
+        Ok(Some(Arc::new(SigningKeys::new(current.as_ref(), &previous, ed25519.transpose()?))))
     };
     derive().map_err(|error: Unopened| {
         tracing::error!(subscription_id = %subscription.id, %error, "its secrets do not open; nothing is sent to it");

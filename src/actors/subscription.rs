@@ -17,7 +17,7 @@ use crate::access;
 use crate::audit::{self, Act};
 use crate::delivery::{
     Action, AttemptLog, AttemptResult, Delivery, DeliveryId, DisabledReason, Input, MAX_RETRIES_HELD, Machine, Outcome,
-    Retry, RetryChange, Snapshot, Timestamp, Waits,
+    Retry, RetryChange, Snapshot, Subscription, SubscriptionId, Timestamp, Waits,
 };
 use crate::outbound::client::AttemptRequest;
 use crate::store::writer::Record;
@@ -353,15 +353,16 @@ impl State {
         let id = self.entry.id;
         let (supervisor, entry) = (self.supervisor.clone(), self.entry.clone());
         let config = entry.config();
-        let version = config.subscription.version;
+        let judged = config.subscription.clone();
         let detail = match (reason, config.subscription.failing_since) {
             (DisabledReason::Gone, _) => "the receiver answered 410 Gone".to_owned(),
             (_, Some(since)) => format!("every attempt has failed since {since}"),
             (_, None) => "every attempt has failed for as long as the subscription allows".to_owned(),
         };
         self.spawn(myself, move |node, _| async move {
+            let mut version = judged.version;
             // Until the store has it: meanwhile this actor makes no attempt, and the producers do not know why.
-            while entry.config().subscription.version == version {
+            while is_as_judged(&judged, &entry.config().subscription) {
                 let change = SubscriptionChange {
                     disabled: Some(Some(reason)),
                     detail: Some(detail.clone()),
@@ -380,8 +381,17 @@ impl State {
                         node.parts.cache.changed(&subscription).await;
                         return;
                     }
-                    Ok(Update::Missing | Update::Overtaken) => return,
-                    Err(error) => tracing::error!(subscription_id = %id, %error, "could not disable the subscription"),
+                    Ok(Update::Missing) => return,
+                    // By a change that this process has not heard of; it need not be one of what was judged.
+                    Ok(Update::Overtaken) => match node.parts.store.subscription(id).await {
+                        Ok(Some(newer)) if is_as_judged(&judged, &newer) => {
+                            version = newer.version;
+                            continue;
+                        }
+                        Ok(_) => return,
+                        Err(error) => not_disabled(id, &error),
+                    },
+                    Err(error) => not_disabled(id, &error),
                 }
                 tokio::time::sleep(STORE_RETRY).await;
             }
@@ -520,4 +530,13 @@ fn log_outcome(
             tracing::warn!(delivery_id = %id, %subscription_id, attempt, error, "delivery failed for good");
         }
     }
+}
+
+/// Whether the receiver is still the one that was judged, and nobody has disabled the subscription meanwhile.
+fn is_as_judged(judged: &Subscription, now: &Subscription) -> bool {
+    now.target_url == judged.target_url && now.disabled == judged.disabled
+}
+
+fn not_disabled(id: SubscriptionId, error: &StoreError) {
+    tracing::error!(subscription_id = %id, %error, "could not disable the subscription");
 }

@@ -72,7 +72,13 @@ pub(super) enum Command {
     NewMaster,
     /// Seal all secrets under the first master key, so that the others can go; also beside a running service
     #[command(after_help = master::HELP_ROTATE)]
-    RotateMaster(Flags),
+    RotateMaster {
+        /// A master key that is lost: take away what is sealed under it, and disable those subscriptions
+        #[arg(long, value_name = "KEYID")]
+        give_up: Option<String>,
+        #[command(flatten)]
+        flags: Flags,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -111,7 +117,9 @@ pub(super) fn run(command: &Command) -> ExitCode {
         Command::List { json, flags } => in_store(flags, async |store, now| list(store, *json, now).await),
         Command::Revoke { prefix, flags } => in_store(flags, async |store, now| revoke(store, *prefix, now).await),
         Command::NewMaster => finish(master::new_master()),
-        Command::RotateMaster(flags) => with_config(flags, |config| finish(master::rotate_master(&config))),
+        Command::RotateMaster { give_up, flags } => {
+            with_config(flags, |config| finish(master::rotate_master(&config, give_up.as_deref())))
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::mem::discriminant;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,12 +23,19 @@ const DEV_LOG: &str = "info,hookpost=debug";
 const DEV_TARGETS: &str = "127.0.0.0/8,::1/128";
 
 /// A configuration file that has been read.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ConfigFile {
     /// Where it was.
     pub path: PathBuf,
     /// What was in it.
     pub text: String,
+}
+
+/// Shows where it was; what was in it may be secret.
+impl fmt::Debug for ConfigFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConfigFile({})", self.path.display())
+    }
 }
 
 /// The configuration, and how it came about.
@@ -115,7 +123,11 @@ struct Layers(BTreeMap<&'static str, (String, Source)>);
 
 impl Layers {
     fn set(&mut self, name: &'static str, text: &str, source: Source) {
-        self.0.insert(name, (text.trim().to_owned(), source));
+        let text = text.trim().to_owned();
+        if let Some(other) = stands_for(name).filter(|_| !text.is_empty()) {
+            self.0.retain(|name, (_, earlier)| *name != other || discriminant(earlier) == discriminant(&source));
+        }
+        self.0.insert(name, (text, source));
     }
 
     fn add_toml(&mut self, path: &Path, text: &str, source: &Source) -> Result<(), ConfigError> {
@@ -190,11 +202,16 @@ impl Layers {
             let problem = format!("its waits add up to {}", humantime::format_duration(waits));
             return Err(self.invalid(&keys::RETRY_SCHEDULE, problem, "a schedule that is over before the retention"));
         }
-        if config.master_key_file.is_some() && !config.master_keys.is_empty() {
-            let problem = "HOOKPOST_MASTER_KEY is set, too".to_owned();
-            return Err(self.invalid(&keys::MASTER_KEY_FILE, problem, "only one of the two"));
-        }
+        self.refuse_two_of_master_keys()?;
         Ok(config)
+    }
+
+    /// From one layer, that is: a later layer's ends that of an earlier one.
+    fn refuse_two_of_master_keys(&self) -> Result<(), ConfigError> {
+        let source = |key: &Key| self.0.get(key.name).filter(|(text, _)| !text.is_empty()).map(|(_, source)| source);
+        let (Some(one), Some(_)) = (source(&keys::MASTER_KEY), source(&keys::MASTER_KEY_FILE)) else { return Ok(()) };
+        let problem = format!("master_key is set by the {one}, too");
+        Err(self.invalid(&keys::MASTER_KEY_FILE, problem, "only one of the two"))
     }
 
     fn read<T>(&self, key: &Key, parse: fn(&str) -> Result<T, String>) -> Result<T, ConfigError> {
@@ -239,6 +256,12 @@ impl Layers {
         settings.push(Setting { name: "dev", value: config.dev.to_string(), source });
         settings
     }
+}
+
+/// The setting that says the same in another way: that of a later layer ends that of an earlier one.
+fn stands_for(name: &str) -> Option<&'static str> {
+    let (key, file) = (keys::MASTER_KEY.name, keys::MASTER_KEY_FILE.name);
+    [(key, file), (file, key)].into_iter().find(|(one, _)| *one == name).map(|(_, other)| other)
 }
 
 fn with_dev(mut ranges: Vec<IpNet>, dev: bool) -> Vec<IpNet> {

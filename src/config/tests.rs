@@ -282,7 +282,25 @@ fn a_file_of_master_keys_stands_for_the_variable_and_not_beside_it() {
         assert!(!error.contains("hunter2"), "{error}");
     }
     let both = [("HOOKPOST_MASTER_KEY", MASTER_KEY), ("HOOKPOST_MASTER_KEY_FILE", "/etc/master.keys")];
-    assert!(refusal(with_env(&both)).contains("only one of the two"));
+    let refused = refusal(with_env(&both));
+    assert!(refused.contains("HOOKPOST_MASTER_KEY, too") && refused.contains("only one of the two"), "{refused}");
+    let refused = refusal(with_file(&format!("master_key = '{MASTER_KEY}'\nmaster_key_file = '/etc/master.keys'")));
+    assert!(refused.contains("hookpost.toml, too") && !refused.contains("BwcH"), "{refused}");
+}
+
+#[test]
+fn master_keys_of_a_later_layer_win_however_they_are_given() {
+    let file = |text: &str| ConfigFile { path: "/etc/hookpost.toml".into(), text: text.to_owned() };
+    let resolved = |text: &str, variable| resolve(Some(&file(text)), &env(&[variable]), &Flags::default());
+    let by_path = resolved(&format!("master_key = '{MASTER_KEY}'"), ("HOOKPOST_MASTER_KEY_FILE", "/etc/master.keys"));
+    let config = by_path.expect("a configuration").config;
+    assert!(config.master_keys.is_empty() && config.master_key_file.is_some());
+    let by_value = resolved("master_key_file = '/etc/master.keys'", ("HOOKPOST_MASTER_KEY", MASTER_KEY));
+    let config = by_value.expect("a configuration").config;
+    assert!(config.master_keys.len() == 1 && config.master_key_file.is_none());
+    let unset = resolved("master_key_file = '/etc/master.keys'", ("HOOKPOST_MASTER_KEY", " "));
+    assert!(unset.expect("a configuration").config.master_key_file.is_some(), "an empty variable is none");
+    assert!(!format!("{:?}", file("master_key = 'hunter2'")).contains("hunter2"));
 }
 
 #[test]

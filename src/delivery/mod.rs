@@ -25,7 +25,7 @@ pub use event_type::{
 pub use interface::{Action, Input, RetryChange};
 pub use machine::{MAX_HELD_BYTES, MAX_PARKED, MAX_READY, MAX_RETRIES_HELD, Machine};
 pub use schedule::{MAX_WAIT, RetrySchedule};
-pub use secrets::{KeyPair, Previous, Sealed, Secrets};
+pub use secrets::{KeyPair, MAX_PREVIOUS, Previous, Sealed, Secrets};
 pub use settings::*;
 pub use snapshot::{BreakerState, LastFailure, Snapshot, Waits};
 pub use types::*;

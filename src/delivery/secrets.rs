@@ -42,15 +42,18 @@ impl<'de> Deserialize<'de> for Sealed {
     }
 }
 
+/// Most secrets that count beside the current one: each is one more signature of every attempt.
+pub const MAX_PREVIOUS: usize = 3;
+
 /// All that a subscription signs and verifies with. One that has nothing has no `Secrets` at all.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Secrets {
     /// Signs what is delivered, and verifies what is ingested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<Sealed>,
-    /// The one that it has replaced, for as long as both count.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub previous: Option<Previous>,
+    /// Those that it has replaced, the newest first, for as long as they count beside it. At most [`MAX_PREVIOUS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many")]
+    pub previous: Vec<Previous>,
     /// For receivers that are to verify and not to sign.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ed25519: Option<KeyPair>,
@@ -65,6 +68,27 @@ pub struct Previous {
     pub until: Timestamp,
 }
 
+impl Previous {
+    /// Whether it still does.
+    pub fn counts(&self, now: Timestamp) -> bool {
+        now < self.until
+    }
+}
+
+/// Before there could be several, the one stood there by itself.
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Previous>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Stored {
+        Many(Vec<Previous>),
+        One(Previous),
+    }
+    Ok(match Stored::deserialize(deserializer)? {
+        Stored::Many(many) => many,
+        Stored::One(one) => vec![one],
+    })
+}
+
 /// An ed25519 key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KeyPair {
@@ -77,9 +101,17 @@ pub struct KeyPair {
 impl Secrets {
     /// Every sealed text in it.
     pub fn sealed(&self) -> impl Iterator<Item = &Sealed> {
-        let previous = self.previous.as_ref().map(|previous| &previous.secret);
+        let previous = self.previous.iter().map(|previous| &previous.secret);
         let seed = self.ed25519.as_ref().map(|pair| &pair.seed);
         self.current.iter().chain(previous).chain(seed)
+    }
+
+    /// The rest of it, once what is lost is taken away.
+    pub fn without(mut self, is_lost: impl Fn(&Sealed) -> bool) -> Self {
+        self.current = self.current.filter(|sealed| !is_lost(sealed));
+        self.previous.retain(|previous| !is_lost(&previous.secret));
+        self.ed25519 = self.ed25519.filter(|pair| !is_lost(&pair.seed));
+        self
     }
 
     /// Itself, if there is anything in it.
@@ -97,7 +129,7 @@ mod tests {
         let sealed = |text: &str| Sealed::of(format!("plain:{text}"));
         Secrets {
             current: Some(sealed("hunter1")),
-            previous: Some(Previous { secret: sealed("hunter2"), until: Timestamp(7) }),
+            previous: vec![Previous { secret: sealed("hunter2"), until: Timestamp(7) }],
             ed25519: Some(KeyPair { seed: sealed("hunter3"), public_key: "whpk_A".to_owned() }),
         }
     }
@@ -114,6 +146,13 @@ mod tests {
         let read: Secrets = serde_json::from_str(&text).unwrap();
         assert_eq!(serde_json::to_string(&read).unwrap(), text);
         assert_eq!(read.sealed().count(), 3);
+    }
+
+    #[test]
+    fn a_previous_one_that_was_written_by_itself_is_read() {
+        let text = serde_json::to_string(&secrets()).unwrap().replace(['[', ']'], "");
+        let read: Secrets = serde_json::from_str(&text).unwrap();
+        assert_eq!((read.previous[0].secret.as_str(), read.previous.len()), ("plain:hunter2", 1));
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub(super) enum Kind {
     SubscriptionDisabled,
     ChangedMeanwhile,
     QuotaExceeded,
+    TooManySecrets,
     KeyReused,
     PayloadTooLarge,
     TooManyDeliveries,
@@ -41,7 +42,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// All of them, for the documentation.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::InvalidJson,
         Self::InvalidField,
         Self::InvalidParameter,
@@ -66,6 +67,7 @@ impl Kind {
         Self::SubscriptionDisabled,
         Self::ChangedMeanwhile,
         Self::QuotaExceeded,
+        Self::TooManySecrets,
         Self::KeyReused,
         Self::PayloadTooLarge,
         Self::TooManyDeliveries,
@@ -105,6 +107,7 @@ impl Kind {
             Self::SubscriptionDisabled => ("subscription-disabled", 409, "The subscription is disabled"),
             Self::ChangedMeanwhile => ("changed-meanwhile", 409, "Others changed the subscription at the same time"),
             Self::QuotaExceeded => ("quota-exceeded", 409, "There are as many as there may be"),
+            Self::TooManySecrets => ("too-many-secrets", 409, "As many secrets count already as may"),
             Self::KeyReused => ("idempotency-key-reused", 409, "The key was used with another request"),
             Self::PayloadTooLarge => ("payload-too-large", 413, "The body is larger than is accepted"),
             Self::TooManyDeliveries => {
@@ -175,6 +178,10 @@ impl Kind {
             }
             Self::QuotaExceeded => {
                 "Nothing was stored. Delete what is not used any more, or have the limit that the answer names raised."
+            }
+            Self::TooManySecrets => {
+                "Nothing was changed. Wait until the first of them ends, which the answer names, or rotate with {\"overlap_s\": 0}, \
+                 which ends all of them at once: receivers that have one of those then verify nothing any more."
             }
             Self::KeyReused => {
                 "Give every request an Idempotency-Key of its own, and send a request again with the same key only if it \

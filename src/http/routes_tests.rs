@@ -86,6 +86,7 @@ away! {
     reseal(&[Reseal]) -> Vec<Subscription>;
     master_keys() -> Vec<MasterKeyRecord>;
     add_master_key(&MasterKeyRecord) -> ();
+    is_sealed_under(&str) -> bool;
     forget_master_keys(&str) -> Vec<String>;
     create_subscription(NewSubscription, u64, Timestamp) -> Option<Subscription>;
     subscriptions(Option<&str>, Option<SubscriptionId>, usize) -> Vec<Subscription>;

@@ -24,13 +24,13 @@ use super::subscriptions::{merge, to_the_end};
 use super::{Http, IdSegment, content_length, get_or_head, visible, with};
 use crate::access::Permission;
 use crate::audit::{Act, Action, Thing};
-use crate::delivery::{Previous, Sealed, Secrets, Subscription, SubscriptionId, Timestamp};
+use crate::delivery::{MAX_PREVIOUS, Previous, Sealed, Secrets, Subscription, SubscriptionId, Timestamp};
 use crate::outbound::signing::generate_secret;
 use crate::store::SubscriptionChange;
 use crate::vault::{Owner, Purpose, Vault};
 
 /// A day: time for every receiver to be deployed once.
-const DEFAULT_OVERLAP_S: u64 = 24 * 3600;
+const DEFAULT_OVERLAP: Duration = Duration::from_secs(24 * 3600);
 /// Up to a week: a secret that has to go must not stay for longer by mistake.
 const OVERLAP_S: RangeInclusive<u64> = 0..=7 * 24 * 3600;
 
@@ -84,29 +84,35 @@ fn uncached(response: Response) -> Response {
 struct Shown {
     id: SubscriptionId,
     current: SecretString,
-    previous: Option<(SecretString, Timestamp)>,
+    /// The newest first.
+    previous: Vec<(SecretString, Timestamp)>,
 }
 
 impl Shown {
     fn new(subscription: &Subscription, vault: &Vault, now: Timestamp) -> Result<Self, Problem> {
         let secrets = subscription.secrets.as_deref();
         let current = secrets.and_then(|secrets| secrets.current.as_ref()).ok_or_else(|| without(subscription.id))?;
-        let previous = secrets.and_then(|secrets| counting(secrets.previous.as_ref(), now));
+        let previous = secrets.into_iter().flat_map(|secrets| &secrets.previous);
         let open = |sealed: &Sealed| {
             vault.open(sealed, Purpose::Secret, Owner::from(subscription)).map_err(|unopened| Problem::from(&unopened))
         };
-        let previous =
-            previous.map(|previous| Ok::<_, Problem>((open(&previous.secret)?, previous.until))).transpose()?;
+        let previous = previous.filter(|previous| previous.counts(now));
+        let previous = previous.map(|previous| Ok((open(&previous.secret)?, previous.until)));
+        let previous = previous.collect::<Result<_, Problem>>()?;
         Ok(Self { id: subscription.id, current: open(current)?, previous })
     }
 
     fn json(&self) -> Value {
-        let previous = self.previous.as_ref();
+        let newest = self.previous.first();
+        let all = self.previous.iter();
+        let all =
+            all.map(|(secret, until)| json!({ "secret": secret.expose_secret(), "valid_until": until.to_string() }));
         json!({
             "subscription_id": self.id,
             "secret": self.current.expose_secret(),
-            "previous_secret": previous.map(|(secret, _)| secret.expose_secret()),
-            "previous_valid_until": previous.map(|(_, until)| until.to_string()),
+            "previous_secret": newest.map(|(secret, _)| secret.expose_secret()),
+            "previous_valid_until": newest.map(|(_, until)| until.to_string()),
+            "previous_secrets": all.collect::<Vec<_>>(),
         })
     }
 }
@@ -114,11 +120,6 @@ impl Shown {
 fn without(id: SubscriptionId) -> Problem {
     let detail = format!("subscription {id} has no secret; POST /subscriptions/{id}/secret/rotate gives it one");
     Problem::new(Kind::SecretNotFound, detail)
-}
-
-/// The secret that was replaced, if it still counts.
-fn counting(previous: Option<&Previous>, now: Timestamp) -> Option<&Previous> {
-    previous.filter(|previous| now < previous.until)
 }
 
 async fn rotate_secret<B: Buf>(
@@ -131,15 +132,16 @@ async fn rotate_secret<B: Buf>(
     let (caller, body) = access.with_body(Permission::Manage, &http.bodies, length, &mut body).await?;
     let id = segment.id()?;
     let rotation = Rotation::read(&body)?;
+    let now = http.api.clock.wall();
     let (rotated, rotation) = to_the_end(async move {
-        let (vault, now) = (http.api.vault.clone(), http.api.clock.wall());
+        let vault = http.api.vault.clone();
         let rotated =
             merge(&http, &caller, id, &(Action::SecretRotated, None), |current| rotation.of(current, &vault, now))
                 .await?;
         Ok((rotated, rotation))
     })
     .await?;
-    let previous = rotated.secrets.as_deref().and_then(|secrets| secrets.previous.as_ref());
+    let previous = rotated.secrets.as_deref().and_then(|secrets| secrets.previous.iter().find(|one| one.counts(now)));
     let answer = Rotated {
         subscription_id: id,
         secret: rotation.made.then(|| rotation.secret.expose_secret()),
@@ -162,22 +164,23 @@ struct Rotation {
     secret: SecretString,
     /// Whether it was made here, and is shown.
     made: bool,
-    overlap: Duration,
+    /// How long those before it count at most, if anything was said of it.
+    overlap: Option<Duration>,
 }
 
 impl Rotation {
     fn read(body: &[u8]) -> Result<Self, Problem> {
         let fields = if body.is_empty() { serde_json::Map::new() } else { object(body, ROTATE_EXPECTED)? };
-        let (mut given, mut overlap_s, mut errors) = (None, DEFAULT_OVERLAP_S, Vec::new());
+        let (mut given, mut overlap, mut errors) = (None, None, Vec::new());
         for (name, value) in fields {
             match &*name {
-                "secret" => match secret(value) {
+                "secret" => match secret(value, SECRET_EXPECTED) {
                     Ok(Some(secret)) => given = Some(secret),
                     Ok(None) => errors.push(FieldError::new("secret", "null", SECRET_EXPECTED)),
-                    Err(error) => errors.push(FieldError { expected: SECRET_EXPECTED.into(), ..error }),
+                    Err(error) => errors.push(error),
                 },
                 "overlap_s" => match value.as_u64().filter(|seconds| OVERLAP_S.contains(seconds)) {
-                    Some(seconds) => overlap_s = seconds,
+                    Some(seconds) => overlap = Some(Duration::from_secs(seconds)),
                     None => errors.push(FieldError::new("overlap_s", found(&value), OVERLAP_EXPECTED)),
                 },
                 name => errors.push(FieldError::new(shortened(name), "a field that does not exist", FIELDS)),
@@ -185,27 +188,57 @@ impl Rotation {
         }
         refuse_if_any(errors)?;
         let made = given.is_none();
-        Ok(Self { secret: given.unwrap_or_else(generate_secret), made, overlap: Duration::from_secs(overlap_s) })
+        Ok(Self { secret: given.unwrap_or_else(generate_secret), made, overlap })
     }
 
     /// The change of a subscription that is like this. Asked for again with the secret that is current by then, it changes
-    /// nothing: whoever missed the answer may ask again, and the secret before that stays the previous one.
-    fn of(&self, current: &Subscription, vault: &Vault, now: Timestamp) -> Result<SubscriptionChange, Problem> {
+    /// nothing: whoever missed the answer may ask again, and those before that stay the previous ones.
+    fn of(&self, current: &Subscription, vault: &Vault, now: Timestamp) -> Result<Option<SubscriptionChange>, Problem> {
         let owner = Owner::from(current);
+        let open = |sealed: &Sealed| vault.open(sealed, Purpose::Secret, owner);
         let mut secrets = current.secrets.as_deref().cloned().unwrap_or_default();
+        let shortened = self.shorten(&mut secrets.previous, now);
         if let Some(replaced) = secrets.current.take() {
-            let opened = vault.open(&replaced, Purpose::Secret, owner).map_err(|unopened| Problem::from(&unopened))?;
+            let opened = open(&replaced).map_err(|unopened| Problem::from(&unopened))?;
             if same(&opened, &self.secret) {
                 secrets.current = Some(replaced);
-                secrets.previous = counting(secrets.previous.as_ref(), now).cloned();
-                return Ok(written(secrets, current));
+                secrets.previous.retain(|previous| previous.counts(now));
+                return Ok(shortened.then(|| written(secrets, current)));
             }
-            let previous = Previous { secret: replaced, until: now + self.overlap };
-            secrets.previous = (!self.overlap.is_zero()).then_some(previous);
+            let until = now + self.overlap.unwrap_or(DEFAULT_OVERLAP);
+            secrets.previous.insert(0, Previous { secret: replaced, until });
+            // One that comes back signs once, and not as its own predecessor.
+            let comes_back = |sealed: &Sealed| open(sealed).is_ok_and(|opened| same(&opened, &self.secret));
+            secrets.previous.retain(|previous| previous.counts(now) && !comes_back(&previous.secret));
+            if secrets.previous.len() > MAX_PREVIOUS {
+                return Err(too_many(current.id, &secrets.previous[1..]));
+            }
         }
         secrets.current = Some(vault.seal(&self.secret, Purpose::Secret, owner)?);
-        Ok(written(secrets, current))
+        Ok(Some(written(secrets, current)))
     }
+
+    /// An overlap that was asked for bounds that of earlier rotations, too: a secret that has to go is gone by then. Whether
+    /// it makes a difference to one that counts.
+    fn shorten(&self, previous: &mut [Previous], now: Timestamp) -> bool {
+        let Some(end) = self.overlap.map(|overlap| now + overlap) else { return false };
+        let mut shortened = false;
+        for one in previous.iter_mut().filter(|one| one.counts(now) && end < one.until) {
+            one.until = end;
+            shortened = true;
+        }
+        shortened
+    }
+}
+
+/// Until the first of them has come to its end. `previous` has at least one.
+fn too_many(id: SubscriptionId, previous: &[Previous]) -> Problem {
+    let first_end = previous.iter().map(|previous| previous.until).min().unwrap_or_default();
+    let detail = format!(
+        "subscription {id} has {MAX_PREVIOUS} previous secrets that still count, the most that it may; the first of them \
+         ends at {first_end}. With a shorter overlap_s for the current secret those end, too, and with 0 all of them at once"
+    );
+    Problem::new(Kind::TooManySecrets, detail)
 }
 
 fn written(secrets: Secrets, current: &Subscription) -> SubscriptionChange {

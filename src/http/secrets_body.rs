@@ -7,12 +7,13 @@ use serde_json::Value;
 use super::problem::FieldError;
 use super::subscription_body::kind_of;
 use crate::delivery::{KeyPair, Sealed, Secrets};
-use crate::outbound::signing::{Ed25519Key, generate_secret};
+use crate::outbound::signing::{Ed25519Key, generate_secret, is_encoded, looks_encoded};
 use crate::vault::{NoMasterKey, Owner, Purpose, Vault};
 
 /// Longer secrets add no strength: HMAC-SHA256 hashes them to 32 bytes first.
 pub(super) const MAX_SECRET_CHARS: usize = 256;
 const SECRET_EXPECTED: &str = "a string of 1 to 256 characters, or null for none";
+const ENCODED_EXPECTED: &str = "base64 after whsec_, as other Standard Webhooks libraries read it";
 const BOOLEAN_EXPECTED: &str = "true or false";
 const GENERATED_EXPECTED: &str = "no secret beside generate_secret: it is made here";
 /// A secret that is made at a change would be shown in an answer that others expect to hold none.
@@ -34,7 +35,7 @@ impl SecretsBody {
     /// Takes one of [`FIELDS`].
     pub fn take(&mut self, name: &str, value: Value, errors: &mut Vec<FieldError>) {
         let read = match name {
-            "secret" => secret(value).map(|secret| self.secret = Some(secret)),
+            "secret" => secret(value, SECRET_EXPECTED).map(|secret| self.secret = Some(secret)),
             "generate_secret" => boolean("generate_secret", &value).map(|generate| self.generate = generate),
             _ => boolean("ed25519", &value).map(|ed25519| self.ed25519 = Some(ed25519)),
         };
@@ -79,7 +80,7 @@ impl SecretsBody {
         let mut secrets = current.cloned().unwrap_or_default();
         if let Some(secret) = &self.secret {
             secrets.current = secret.as_ref().map(|secret| vault.seal(secret, Purpose::Secret, owner)).transpose()?;
-            secrets.previous = None;
+            secrets.previous.clear();
         }
         match self.ed25519 {
             Some(true) if secrets.ed25519.is_none() => secrets.ed25519 = Some(new_pair(owner, vault)?),
@@ -96,11 +97,15 @@ fn new_pair(owner: Owner<'_>, vault: &Vault) -> Result<KeyPair, NoMasterKey> {
     Ok(KeyPair { seed, public_key: key.public_key() })
 }
 
-/// A secret, or null.
-pub(super) fn secret(value: Value) -> Result<Option<SecretString>, FieldError> {
-    let wrong = |found: String| Err(FieldError::new("secret", found, SECRET_EXPECTED));
+/// A secret, or null. One that only looks encoded is refused: its text would be the key here, and a receiver's library
+/// would not read it at all.
+pub(super) fn secret(value: Value, expected: &'static str) -> Result<Option<SecretString>, FieldError> {
+    let wrong = |found: String| Err(FieldError::new("secret", found, expected));
     match value {
         Value::Null => Ok(None),
+        Value::String(text) if looks_encoded(&text) && !is_encoded(&text) => {
+            Err(FieldError::new("secret", "whsec_ and what is no base64", ENCODED_EXPECTED))
+        }
         Value::String(text) => match text.chars().count() {
             1..=MAX_SECRET_CHARS => Ok(Some(text.into())),
             length => wrong(format!("a string of {length} characters")),
@@ -149,13 +154,13 @@ mod tests {
         let vault = vault();
         let first = body(&json!({"secret": "hunter1"})).over(None, OWNER, &vault).unwrap().unwrap();
         assert_eq!(opened(&vault, first.current.as_ref().unwrap()), "hunter1");
-        let previous = Some(Previous { secret: first.current.clone().unwrap(), until: Timestamp::MAX });
+        let previous = vec![Previous { secret: first.current.clone().unwrap(), until: Timestamp::MAX }];
         let rotated = Secrets { previous, ..first };
         let second = body(&json!({"secret": "hunter2"})).over(Some(&rotated), OWNER, &vault).unwrap().unwrap();
         assert_eq!(opened(&vault, second.current.as_ref().unwrap()), "hunter2");
-        assert!(second.previous.is_none());
+        assert!(second.previous.is_empty());
         let kept = body(&json!({"ed25519": true})).over(Some(&rotated), OWNER, &vault).unwrap().unwrap();
-        assert!(kept.previous.is_some() && kept.current.is_some());
+        assert!(!kept.previous.is_empty() && kept.current.is_some());
     }
 
     #[test]
@@ -202,6 +207,18 @@ mod tests {
         both.not_generated(&mut errors);
         assert_eq!(errors.iter().map(|error| &*error.field).collect::<Vec<_>>(), ["secret", "generate_secret"]);
         assert!(!format!("{errors:?} {both:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_secret_that_only_looks_encoded_is_refused_without_being_quoted() {
+        for text in ["whsec_", "whsec_hunter2!", "whsec_aHVudGVyMg", "whsec_aHVudGVyMg== "] {
+            let error = secret(json!(text), SECRET_EXPECTED).unwrap_err();
+            assert_eq!((&*error.field, &*error.expected), ("secret", ENCODED_EXPECTED), "{text}");
+            assert!(!format!("{error:?}").contains("hunter2") && !format!("{error:?}").contains("aHVu"), "{error:?}");
+        }
+        for text in ["whsec_aHVudGVyMg==", "hunter2", "WHSEC_hunter2", "whsec"] {
+            assert!(secret(json!(text), SECRET_EXPECTED).unwrap().is_some(), "{text}");
+        }
     }
 
     #[test]

@@ -139,24 +139,25 @@ async fn change_as_asked(http: Arc<Http>, caller: Caller, id: SubscriptionId, ch
     let changed = to_the_end(async move {
         let vault = http.api.vault.clone();
         let deed = (Action::Changed, change.names());
-        merge(&http, &caller, id, &deed, |current| Ok(change.of(current, &vault)?)).await
+        merge(&http, &caller, id, &deed, |current| Ok(Some(change.of(current, &vault)?))).await
     })
     .await?;
     reply::json(StatusCode::OK, &Shown::from(&changed))
 }
 
 /// Writes what follows from what is stored. Whoever is overtaken looks again, so that two changes at the same time both
-/// count.
+/// count. What follows may be nothing.
 pub(super) async fn merge(
     http: &Http,
     caller: &Caller,
     id: SubscriptionId,
     deed: &Deed,
-    change: impl Fn(&Subscription) -> Result<SubscriptionChange, Problem>,
+    change: impl Fn(&Subscription) -> Result<Option<SubscriptionChange>, Problem>,
 ) -> Result<Subscription, Problem> {
     for _ in 0..MAX_MERGES {
         let current = visible::subscription(http, caller, id).await?;
-        match update(http, caller, id, deed, change(&current)?).await {
+        let Some(change) = change(&current)? else { return Ok(current) };
+        match update(http, caller, id, deed, change).await {
             Err(problem) if problem.kind() == Kind::ChangedMeanwhile => {}
             done => return done,
         }

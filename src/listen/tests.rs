@@ -112,7 +112,7 @@ async fn during_an_overlap_a_delivery_is_verified_with_either_secret_and_with_th
     let key = Ed25519Key::generate();
     let public_key = key.public_key();
     let (new, old) = (SecretString::from("new"), SecretString::from("old"));
-    let keys = SigningKeys::new(Some(&new), Some((&old, Timestamp::MAX)), Some(key));
+    let keys = SigningKeys::new(Some(&new), &[(old, Timestamp::MAX)], Some(key));
     let other = Ed25519Key::generate().public_key();
     for (flags, webhook, hub) in [
         (["--secret", "new"], "verified", "verified"),

@@ -38,7 +38,8 @@ pub struct SigningKeys {
 }
 
 struct Rest {
-    previous: Option<(SecretKeys, Timestamp)>,
+    /// The newest first.
+    previous: Vec<(SecretKeys, Timestamp)>,
     ed25519: Option<Ed25519Key>,
 }
 
@@ -50,20 +51,20 @@ impl fmt::Debug for SigningKeys {
 }
 
 impl SigningKeys {
-    /// With a secret that it has replaced and until when that counts, and the key of `v1a`.
+    /// With the secrets that it has replaced, the newest first, and until when each counts, and the key of `v1a`.
     pub fn new(
         current: Option<&SecretString>,
-        previous: Option<(&SecretString, Timestamp)>,
+        previous: &[(SecretString, Timestamp)],
         ed25519: Option<Ed25519Key>,
     ) -> Self {
-        let previous = previous.map(|(secret, until)| (SecretKeys::new(secret), until));
-        let rest = (previous.is_some() || ed25519.is_some()).then(|| Box::new(Rest { previous, ed25519 }));
+        let previous: Vec<_> = previous.iter().map(|(secret, until)| (SecretKeys::new(secret), *until)).collect();
+        let rest = (!previous.is_empty() || ed25519.is_some()).then(|| Box::new(Rest { previous, ed25519 }));
         Self { current: current.map(SecretKeys::new), rest }
     }
 
     /// Of one secret.
     pub fn of_secret(secret: &SecretString) -> Self {
-        Self::new(Some(secret), None, None)
+        Self::new(Some(secret), &[], None)
     }
 
     /// Whether what is ingested has to be signed.
@@ -71,10 +72,11 @@ impl SigningKeys {
         self.current.is_some()
     }
 
-    /// The secret that was replaced, while it counts: asked at every attempt, so that an overlap ends by itself.
-    fn previous(&self, now: Timestamp) -> Option<&SecretKeys> {
-        let (keys, until) = self.rest.as_ref()?.previous.as_ref()?;
-        (now < *until).then_some(keys)
+    /// The secrets that were replaced and still count, the newest first: asked at every attempt, so that an overlap ends by
+    /// itself.
+    fn previous(&self, now: Timestamp) -> impl Iterator<Item = &SecretKeys> {
+        let all = self.rest.iter().flat_map(|rest| &rest.previous);
+        all.filter(move |(_, until)| now < *until).map(|(keys, _)| keys)
     }
 
     /// `sha256=<hex>` over the body, keyed with the secret's text; `None` without a secret.
@@ -82,9 +84,10 @@ impl SigningKeys {
         self.current.as_ref().map(|keys| keys.hub_signature(body))
     }
 
-    /// The same, keyed with the secret that was replaced, while it counts.
+    /// The same, keyed with the oldest secret that was replaced and still counts: the one of a receiver that has not heard of
+    /// any rotation yet. The header has room for one, and who has a newer one has it from somebody who can give it the current.
     pub fn previous_hub_signature(&self, body: &[u8], now: Timestamp) -> Option<String> {
-        self.previous(now).map(|keys| keys.hub_signature(body))
+        self.previous(now).last().map(|keys| keys.hub_signature(body))
     }
 
     /// Whether this `X-Hub-Signature-256` is right for any secret that counts now, compared in constant time.
@@ -193,6 +196,16 @@ pub fn generate_secret() -> SecretString {
     text.push_str(ENCODED_SECRET_PREFIX);
     BASE64.encode_string(*key, &mut text);
     text.as_str().into()
+}
+
+/// Whether its key is written in base64, by what it begins with.
+pub fn looks_encoded(secret: &str) -> bool {
+    secret.starts_with(ENCODED_SECRET_PREFIX)
+}
+
+/// Whether its key is written in base64 indeed. One that only looks so is its own key, here and nowhere else.
+pub fn is_encoded(secret: &str) -> bool {
+    decoded(secret).is_some()
 }
 
 /// What `webhook-timestamp` says: whole seconds since the Unix epoch.

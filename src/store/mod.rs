@@ -348,6 +348,8 @@ pub trait Store: Send + Sync + 'static {
     async fn master_keys(&self) -> Result<Vec<MasterKeyRecord>>;
     /// Makes a master key known. One that is known already stays as it is.
     async fn add_master_key(&self, record: &MasterKeyRecord) -> Result<()>;
+    /// Whether anything is sealed under the master key.
+    async fn is_sealed_under(&self, key: &str) -> Result<bool>;
     /// Forgets those under which nothing is sealed, except `keep`; which they were.
     async fn forget_master_keys(&self, keep: &str) -> Result<Vec<String>>;
     /// The versions of those that exist, in no particular order.

@@ -1,5 +1,5 @@
-//! Which master keys a store is sealed under: the store keeps a row for each, with a proof that only that key opens. A
-//! process that cannot open them all does not start, instead of failing one delivery after the other.
+//! Which master keys a store may be sealed under: the store keeps a row for each, with a proof that only that key opens. A
+//! process that lacks one under which something is sealed does not start, instead of failing one delivery after the other.
 
 use secrecy::ExposeSecret;
 
@@ -19,7 +19,8 @@ pub enum KeyringError {
     /// What is sealed under it could not be opened.
     #[error(
         "secrets in this store are sealed under the master key {0}, which is not among those in HOOKPOST_MASTER_KEY: add \
-         it, at any place but the first if another one is to replace it"
+         it, at any place but the first if another one is to replace it; if it is lost, `hookpost keys rotate-master \
+         --give-up {0}` goes on without what is sealed under it"
     )]
     Missing(String),
     /// Another key goes by the same name, or the row was changed.
@@ -38,7 +39,11 @@ pub enum KeyringError {
 pub async fn admit(vault: &Vault, store: &dyn Store) -> Result<(), KeyringError> {
     let known = store.master_keys().await?;
     for record in &known {
-        check(vault, record)?;
+        match check(vault, record) {
+            // Made known by a process that sealed nothing: nobody needs it. The row stays, for that process may seal yet.
+            Err(KeyringError::Missing(id)) if !store.is_sealed_under(&id).await? => {}
+            checked => checked?,
+        }
     }
     if known.iter().any(|record| record.id == PLAIN) && !vault.dev {
         warn_of_plain(vault);

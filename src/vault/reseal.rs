@@ -1,15 +1,15 @@
 //! `hookpost keys rotate-master`: seals everything under the first master key. Works beside a running service, may be
 //! interrupted at any point and started again: what is sealed already is passed over.
 
-use super::{KeyringError, NoMasterKey, Owner, PLAIN, Purpose, Unopened, Vault, admit};
+use super::{KeyringError, NoMasterKey, NotGivenUp, Owner, PLAIN, Purpose, Unopened, Vault, admit};
 use crate::cache::Cache;
 use crate::delivery::{KeyPair, Previous, Sealed, Secrets, Subscription, SubscriptionId};
 use crate::store::{Reseal, Store, StoreError};
 
 /// Subscriptions of one transaction: short enough for nobody to wait for it.
-const PAGE: usize = 200;
+pub(super) const PAGE: usize = 200;
 /// How often the whole store is gone through, if others keep changing what is being sealed.
-const MAX_PASSES: usize = 10;
+pub(super) const MAX_PASSES: usize = 10;
 /// Most subscriptions that are named: who has more than these lacks a key.
 const MAX_NAMED: usize = 20;
 
@@ -18,6 +18,8 @@ const MAX_NAMED: usize = 20;
 pub struct Resealed {
     /// Subscriptions whose secrets were sealed anew.
     pub count: u64,
+    /// Subscriptions that were disabled, because their secrets were sealed under a key that was given up.
+    pub given_up: u64,
     /// Keys under which nothing is sealed any more.
     pub retired: Vec<String>,
     /// Some of those whose secrets do not open, and why. They are left as they are.
@@ -33,6 +35,9 @@ pub enum ResealError {
     /// A key that the store is sealed under is not there.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
+    /// The key that is to be given up must not be.
+    #[error(transparent)]
+    NotGivenUp(#[from] NotGivenUp),
     /// It could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -114,11 +119,11 @@ fn resealed(vault: &Vault, subscription: &Subscription) -> Result<Option<Secrets
         vault.seal(&opened, purpose, owner).map_err(|_| Unopened::NoSuchKey(PLAIN.to_owned()))
     };
     let current = secrets.current.as_ref().map(|sealed| again(sealed, Purpose::Secret)).transpose()?;
-    let previous = secrets.previous.as_ref().map(|previous| {
+    let previous = secrets.previous.iter().map(|previous| {
         again(&previous.secret, Purpose::Secret).map(|secret| Previous { secret, until: previous.until })
     });
     let ed25519 = secrets.ed25519.as_ref().map(|pair| {
         again(&pair.seed, Purpose::Ed25519Seed).map(|seed| KeyPair { seed, public_key: pair.public_key.clone() })
     });
-    Ok(Some(Secrets { current, previous: previous.transpose()?, ed25519: ed25519.transpose()? }))
+    Ok(Some(Secrets { current, previous: previous.collect::<Result<_, _>>()?, ed25519: ed25519.transpose()? }))
 }

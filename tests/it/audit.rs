@@ -11,6 +11,7 @@ on_both_stores!(
     who_did_what_to_a_subscription_is_on_record,
     who_made_and_revoked_a_key_is_on_record,
     a_subscription_that_hookpost_disables_is_on_record_as_its_deed,
+    one_whose_settings_another_process_has_changed_is_disabled_all_the_same,
     a_tenant_sees_what_was_done_to_its_own,
     what_was_refused_or_made_no_difference_leaves_no_record,
 );
@@ -80,6 +81,24 @@ async fn a_subscription_that_hookpost_disables_is_on_record_as_its_deed(backend:
     }
     let expected = [("anonymous".to_owned(), "created".to_owned()), ("hookpost".to_owned(), "disabled".to_owned())];
     assert_eq!(deeds(&app, &format!("subscription/{id}")).await, expected);
+}
+
+async fn one_whose_settings_another_process_has_changed_is_disabled_all_the_same(backend: Backend) {
+    let builder = Builder::new(backend).await;
+    let home = builder.home();
+    let app = builder.start().await;
+    let other = Builder::at(home).start().await;
+    let mut receiver = Receiver::start([Script::Status(200), Script::Status(410), Script::Status(410)]).await;
+    let id = app.subscribe(&receiver.url()).await;
+    app.ingest(id, json!({})).await;
+    receiver.next().await;
+    other.patch(&format!("/subscriptions/{id}"), json!({ "max_concurrency": 4 })).await.expect(200);
+    app.ingest(id, json!({})).await;
+    while other.get(&format!("/subscriptions/{id}")).await.expect(200)["disabled"].is_null() {
+        tokio::task::yield_now().await;
+    }
+    let shown = other.get(&format!("/subscriptions/{id}")).await.expect(200);
+    assert_eq!((&shown["disabled"], &shown["max_concurrency"]), (&json!("gone"), &json!(4)));
 }
 
 async fn a_tenant_sees_what_was_done_to_its_own(backend: Backend) {

@@ -11,7 +11,9 @@ use crate::verifiers::crate_accepts;
 on_both_stores!(
     without_a_master_key_secrets_are_refused_and_everything_else_works,
     a_store_that_is_sealed_under_a_key_that_is_not_there_is_refused_by_name,
+    a_key_under_which_nothing_is_sealed_is_not_missed,
     a_secret_sealed_under_a_key_that_this_process_lacks_is_never_replaced_by_no_signature,
+    a_lost_master_key_is_given_up_with_what_is_sealed_under_it_and_nothing_else,
     after_rotate_master_the_old_key_can_go,
     rotate_master_seals_what_was_stored_in_clear_and_the_warning_ends,
     rotate_master_works_beside_a_running_service,
@@ -64,6 +66,18 @@ async fn a_store_that_is_sealed_under_a_key_that_is_not_there_is_refused_by_name
     assert!(crate_accepts(&receiver.next().await, SECRET));
 }
 
+async fn a_key_under_which_nothing_is_sealed_is_not_missed(backend: Backend) {
+    let app = Builder::new(backend).await.master_keys(vec![test_key(1)]).start().await;
+    let home = app.stop().await.home();
+    let app = Builder::at(home.clone()).master_keys(vec![]).not_in_development().start().await;
+    app.stop().await;
+    let app = Builder::at(home).master_keys(vec![test_key(2)]).start().await;
+    let mut receiver = Receiver::start([]).await;
+    subscribe(&app, &receiver).await;
+    publish(&app).await;
+    assert!(crate_accepts(&receiver.next().await, SECRET));
+}
+
 /// As when a node was not restarted with the new key before another one began to seal with it.
 async fn a_secret_sealed_under_a_key_that_this_process_lacks_is_never_replaced_by_no_signature(backend: Backend) {
     let builder = Builder::new(backend).await.schedule("1h");
@@ -94,6 +108,52 @@ async fn a_secret_sealed_under_a_key_that_this_process_lacks_is_never_replaced_b
     assert!(crate_accepts(&receiver.next().await, SECRET));
 }
 
+async fn a_lost_master_key_is_given_up_with_what_is_sealed_under_it_and_nothing_else(backend: Backend) {
+    let app = Builder::new(backend).await.master_keys(vec![test_key(1)]).start().await;
+    let mut receiver = Receiver::start([]).await;
+    let lost = subscribe(&app, &receiver).await;
+    let builder = app.stop().await.master_keys(vec![test_key(2), test_key(1)]);
+    let home = builder.home();
+    let app = builder.start().await;
+    let (sealed, bare) = (subscribe(&app, &receiver).await, app.subscribe(&receiver.url()).await);
+    app.stop().await;
+
+    let lost_key = test_key(1).id().to_owned();
+    let at_home = || Builder::at(home.clone()).master_keys(vec![test_key(2)]);
+    let refused = at_home().refusal().await;
+    assert!(refused.contains(&format!("--give-up {lost_key}")), "{refused}");
+    let unknown = rotate_master(&at_home().config(), Some("0a0b0c0d"), &mut |_| {}).await.expect_err("refused");
+    assert!(unknown.to_string().contains(&lost_key), "{unknown}");
+    let present = rotate_master(&at_home().config(), Some(test_key(2).id()), &mut |_| {}).await.expect_err("refused");
+    assert!(present.to_string().contains("not lost"), "{present}");
+    let done = rotate_master(&at_home().config(), Some(&lost_key), &mut |_| {}).await.expect("it works");
+    assert_eq!((done.given_up, done.count, &done.retired), (1, 0, &vec![lost_key.clone()]));
+
+    let app = at_home().start().await;
+    let shown = app.get(&format!("/subscriptions/{lost}")).await.expect(200);
+    assert_eq!(
+        (&shown["disabled"], &shown["signed"], &shown["ed25519"]),
+        (&json!("by_hand"), &json!(false), &json!(false))
+    );
+    let audit = app.get(&format!("/audit?object=subscription/{lost}")).await.expect(200).to_string();
+    assert!(
+        audit.contains("command_line") && audit.contains("was given up; give it a new one and enable it"),
+        "{audit}"
+    );
+    let audit = app.get("/audit?object=master_key").await.expect(200).to_string();
+    assert!(audit.contains(&format!("{lost_key} given up, and 1 subscriptions disabled")), "{audit}");
+    for id in [sealed, bare] {
+        assert!(app.get(&format!("/subscriptions/{id}")).await.expect(200)["disabled"].is_null());
+    }
+    app.get(&format!("/subscriptions/{sealed}/secret")).await.expect(200);
+    app.delete(&format!("/subscriptions/{sealed}")).await.expect(204);
+    app.delete(&format!("/subscriptions/{bare}")).await.expect(204);
+    app.patch(&format!("/subscriptions/{lost}"), json!({ "secret": SECRET })).await.expect(200);
+    app.post(&format!("/subscriptions/{lost}/enable"), json!({})).await.expect(200);
+    publish(&app).await;
+    assert!(crate_accepts(&receiver.next().await, SECRET));
+}
+
 async fn after_rotate_master_the_old_key_can_go(backend: Backend) {
     let app = Builder::new(backend).await.master_keys(vec![test_key(1)]).start().await;
     let mut receiver = Receiver::start([]).await;
@@ -102,10 +162,10 @@ async fn after_rotate_master_the_old_key_can_go(backend: Backend) {
     app.subscribe(&receiver.url()).await;
     let builder = app.stop().await.master_keys(vec![test_key(2), test_key(1)]);
     let mut heard = Vec::new();
-    let resealed = rotate_master(&builder.config(), &mut |count| heard.push(count)).await.expect("it works");
+    let resealed = rotate_master(&builder.config(), None, &mut |count| heard.push(count)).await.expect("it works");
     assert_eq!((resealed.count, resealed.retired), (1, vec![test_key(1).id().to_owned()]));
     assert_eq!((heard, resealed.unopened.len()), (vec![1], 0));
-    let again = rotate_master(&builder.config(), &mut |_| {}).await.expect("it works");
+    let again = rotate_master(&builder.config(), None, &mut |_| {}).await.expect("it works");
     assert_eq!((again.count, again.retired.len()), (0, 0));
 
     let app = builder.master_keys(vec![test_key(2)]).start().await;
@@ -126,7 +186,7 @@ async fn rotate_master_seals_what_was_stored_in_clear_and_the_warning_ends(backe
     let stored = |store: Vec<u8>| store.windows(SECRET.len()).any(|window| window == SECRET.as_bytes());
     assert!(stored(builder.home().dump().await), "in development, without a key");
     let builder = builder.not_in_development().master_keys(vec![test_key(1)]);
-    let resealed = rotate_master(&builder.config(), &mut |_| {}).await.expect("it works");
+    let resealed = rotate_master(&builder.config(), None, &mut |_| {}).await.expect("it works");
     assert_eq!((resealed.count, resealed.retired), (1, vec!["plain".to_owned()]));
     assert!(!stored(builder.home().dump().await), "nor in what SQLite has given free");
     let app = builder.start().await;
@@ -142,7 +202,7 @@ async fn rotate_master_works_beside_a_running_service(backend: Backend) {
     assert!(crate_accepts(&receiver.next().await, SECRET));
     let mut config = app.config.clone();
     config.master_keys = vec![test_key(3), test_key(2), test_key(1)];
-    let resealed = rotate_master(&config, &mut |_| {}).await.expect("it works");
+    let resealed = rotate_master(&config, None, &mut |_| {}).await.expect("it works");
     assert_eq!(resealed.count, 1);
     // What runs has derived its keys already, and goes on; what it writes from now on is made from the newer version.
     publish(&app).await;
@@ -157,6 +217,6 @@ async fn rotate_master_works_beside_a_running_service(backend: Backend) {
 #[tokio::test]
 async fn rotate_master_without_a_key_says_what_to_set() {
     let builder = Builder::new(Backend::Sqlite).await.master_keys(vec![]);
-    let error = rotate_master(&builder.config(), &mut |_| {}).await.expect_err("refused");
+    let error = rotate_master(&builder.config(), None, &mut |_| {}).await.expect_err("refused");
     assert!(error.to_string().contains("set HOOKPOST_MASTER_KEY"), "{error}");
 }

@@ -104,7 +104,7 @@ async fn a_retry_minutes_later_verifies_at_its_own_time() {
     let mut receiver = Receiver::start([Script::Status(500)]).await;
     let key = Ed25519Key::generate();
     let public_key = key.public_key();
-    let keys = SigningKeys::new(Some(&OLD.into()), None, Some(key));
+    let keys = SigningKeys::new(Some(&OLD.into()), &[], Some(key));
     let first_at = Clock::start().wall();
     let retry_at = first_at + Duration::from_secs(15 * 60);
     let first = attempt_at(&mut receiver, &keys, 1, first_at).await;

@@ -1,7 +1,8 @@
 //! A subscription as it is kept in Redis: JSON. The only place that knows how it is written.
 //!
-//! Secrets are in it as the store has them: sealed. Those that no master key protects do not leave the store: of a
-//! subscription with such a secret only the version is kept, which is no copy, and refuses older ones.
+//! Secrets are in it as the store has them: sealed. What no master key protects does not leave the store: of a subscription
+//! with such a secret, or with headers of its own, whose values may be credentials and are not sealed, only the version is
+//! kept, which is no copy, and refuses older ones.
 
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +33,8 @@ struct Cached {
 
 /// Never empty.
 pub(super) fn encode(subscription: &Subscription) -> String {
-    if subscription.secrets.iter().flat_map(|secrets| secrets.sealed()).any(is_plain) {
+    let mut sealed = subscription.secrets.iter().flat_map(|secrets| secrets.sealed());
+    if sealed.any(is_plain) || !subscription.settings.headers.is_empty() {
         return serde_json::json!({ "id": subscription.id, "version": subscription.version }).to_string();
     }
     let cached = Cached {
@@ -107,6 +109,15 @@ mod tests {
             created_at: Timestamp(1),
             updated_at: Timestamp(2),
         }
+    }
+
+    #[test]
+    fn headers_do_not_leave_the_store() {
+        let headers = [("authorization".to_owned(), "hunter2".to_owned())].into();
+        let with_headers =
+            Subscription { settings: Settings { headers, ..Settings::default() }.into(), ..subscription() };
+        let kept = encode(&with_headers);
+        assert!(!kept.contains("hunter2") && decode(ID, &kept).is_none(), "{kept}");
     }
 
     #[test]

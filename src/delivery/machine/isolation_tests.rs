@@ -157,12 +157,38 @@ fn what_this_node_lacks_disables_nobody_however_long_it_lacks_it() {
     let since = bench.now;
     for n in 1..=3 {
         bench.now = since + Duration::from_secs(1200) * u32::try_from(n).unwrap();
-        bench.give(Input::Accepted(delivery(n)));
-        let result = AttemptResult { class: AttemptClass::Local, http_status: None, ..answer(500) };
-        bench.give(Input::Attempted { id: id(n), result, stale: false });
-        bench.give(Input::Recorded(id(n)));
+        fail_ourselves(&mut bench, n);
     }
     assert!(bench.machine.is_enabled() && bench.machine.snapshot(bench.now).failing_since.is_none());
+}
+
+#[test]
+fn time_in_which_this_node_lacked_something_does_not_count_as_failing() {
+    let mut bench = with(|limits| limits.disable_after = Duration::from_secs(1200));
+    let since = bench.now;
+    bench.give(Input::Accepted(delivery(1)));
+    bench.finish(1, 404);
+    bench.now = since + Duration::from_secs(600);
+    bench.give(Input::Accepted(delivery(2)));
+    bench.finish(2, 404);
+    fail_ourselves(&mut bench, 3);
+    assert!(matches!(bench.others.last(), Some(Action::SaveFailing(None))), "nor does a restart count it");
+    bench.now = since + Duration::from_secs(2400);
+    bench.give(Input::Accepted(delivery(4)));
+    bench.finish(4, 404);
+    assert!(bench.machine.is_enabled());
+    assert_eq!(bench.machine.snapshot(bench.now).failing_since, Some(bench.now));
+    bench.now = since + Duration::from_secs(3600);
+    bench.give(Input::Accepted(delivery(5)));
+    bench.finish(5, 404);
+    assert!(!bench.machine.is_enabled());
+}
+
+fn fail_ourselves(bench: &mut Bench, n: u128) {
+    bench.give(Input::Accepted(delivery(n)));
+    let result = AttemptResult { class: AttemptClass::Local, http_status: None, ..answer(500) };
+    bench.give(Input::Attempted { id: id(n), result, stale: false });
+    bench.give(Input::Recorded(id(n)));
 }
 
 #[test]

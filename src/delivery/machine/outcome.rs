@@ -28,7 +28,6 @@ impl Machine {
         }
         let number = flight.number;
         let gone = !stale && result.http_status == Some(GONE);
-        let ours = result.class == AttemptClass::Local;
         // Written back, a retry would bring a delivery back that the janitor has ended meanwhile.
         let next = if result.succeeded() || gone || self.deleted || self.is_over(now, id).is_some() {
             None
@@ -47,10 +46,7 @@ impl Machine {
         self.record(id, number, result, next);
         if gone {
             self.disable(now, DisabledReason::Gone);
-        } else if !stale
-            && !ours
-            && self.failing_since.is_some_and(|since| now.since(since) >= self.limits.disable_after)
-        {
+        } else if !stale && self.failing_since.is_some_and(|since| now.since(since) >= self.limits.disable_after) {
             self.disable(now, DisabledReason::Failing);
         }
     }
@@ -101,9 +97,10 @@ impl Machine {
             Some(Turn::Recovered) => self.start_bucket_over(now),
             None => {}
         }
-        if result.succeeded() {
+        // While what was missing was ours, the receiver was not asked: it may have been well. Its failing begins anew.
+        if result.succeeded() || result.class == AttemptClass::Local {
             self.end_failing();
-        } else if result.class != AttemptClass::Local {
+        } else {
             self.go_on_failing(now);
         }
     }

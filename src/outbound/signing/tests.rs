@@ -14,7 +14,7 @@ fn keys(secret: &str) -> SecretKeys {
 /// During a rotation, until a second after [`NOW`].
 fn rotated() -> SigningKeys {
     let (new, old) = (SecretString::from("hunter2"), SecretString::from("hunter1"));
-    SigningKeys::new(Some(&new), Some((&old, Timestamp(NOW.0 + 1000))), None)
+    SigningKeys::new(Some(&new), &[(old, Timestamp(NOW.0 + 1000))], None)
 }
 
 fn message<'a>(id: &'a str, timestamp: &'a str, body: &'a str) -> Message<'a> {
@@ -197,6 +197,27 @@ fn during_an_overlap_both_secrets_sign_and_verify_and_afterwards_the_new_one_alo
 }
 
 #[test]
+fn after_several_rotations_each_secret_signs_until_its_own_end_and_the_oldest_is_the_previous_one() {
+    let before = [("hunter2".into(), Timestamp(NOW.0 + 10)), ("hunter1".into(), Timestamp(NOW.0 + 20))];
+    let keys_of = SigningKeys::new(Some(&"hunter3".into()), &before, Some(Ed25519Key::generate()));
+    let at = message("a", "1700000000", "{}");
+    for (now, counting) in
+        [(0, &["hunter3", "hunter2", "hunter1"][..]), (10, &["hunter3", "hunter1"]), (20, &["hunter3"])]
+    {
+        let now = Timestamp(NOW.0 + now);
+        let signed = keys_of.sign(&at, now);
+        let expected: Vec<_> = counting.iter().map(|secret| sign(secret, &at)).collect();
+        assert!(signed.starts_with(&format!("{} v1a,", expected.join(" "))), "{signed}");
+        let oldest = counting.last().filter(|_| counting.len() > 1);
+        assert_eq!(keys_of.previous_hub_signature(b"{}", now), oldest.map(|secret| keys(secret).hub_signature(b"{}")));
+        for secret in ["hunter3", "hunter2", "hunter1"] {
+            let verified = keys_of.verify_hub_signature(b"{}", &keys(secret).hub_signature(b"{}"), now);
+            assert_eq!(verified, counting.contains(&secret), "{secret}");
+        }
+    }
+}
+
+#[test]
 fn a_receiver_with_either_secret_accepts_what_is_sent_during_an_overlap() {
     let at = message("a", "1700000000", "{}");
     let signatures = rotated().sign(&at, NOW);
@@ -214,10 +235,10 @@ fn an_ed25519_key_signs_beside_the_secrets_or_alone() {
     let key = Ed25519Key::generate();
     let public: PublicKey = key.public_key().parse().unwrap();
     let seed = key.seed();
-    let alone = SigningKeys::new(None, None, Some(key)).sign(&at, NOW);
+    let alone = SigningKeys::new(None, &[], Some(key)).sign(&at, NOW);
     assert!(alone.starts_with("v1a,") && !alone.contains(' '), "{alone}");
     let secret = SecretString::from("hunter2");
-    let both = SigningKeys::new(Some(&secret), None, Ed25519Key::of_seed(&seed)).sign(&at, NOW);
+    let both = SigningKeys::new(Some(&secret), &[], Ed25519Key::of_seed(&seed)).sign(&at, NOW);
     assert_eq!(both, format!("{} {alone}", sign("hunter2", &at)));
     for verifier in [Verifier::new(None, Some(public.clone())), Verifier::new(Some(&secret), Some(public.clone()))] {
         assert_eq!(verifier.verify(&at, &both, NOW, FIVE_MINUTES), Ok(()));
@@ -228,7 +249,7 @@ fn an_ed25519_key_signs_beside_the_secrets_or_alone() {
 
 #[test]
 fn without_a_secret_nothing_has_to_be_signed_and_no_signature_verifies() {
-    let keys = SigningKeys::new(None, None, Some(Ed25519Key::generate()));
+    let keys = SigningKeys::new(None, &[], Some(Ed25519Key::generate()));
     assert!(!keys.has_secret() && keys.hub_signature(b"{}").is_none());
     assert!(!keys.verify_hub_signature(b"{}", HUB[0].2, NOW));
 }

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use super::{Message, PublicKey, SecretKeys, V1_PREFIX, V1A_PREFIX, seconds};
 use crate::delivery::Timestamp;
 
-/// Most signatures of one `webhook-signature` that are tried. A rotation sends three; a header of thousands is an attack.
+/// Most signatures of one `webhook-signature` that are tried. Rotations send at most five; a header of thousands is an attack.
 const MAX_SIGNATURES: usize = 16;
 
 /// What a receiver verifies with: a secret, a public key, or both.

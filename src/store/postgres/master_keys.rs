@@ -7,6 +7,19 @@ use super::subscriptions::limit_of;
 use super::{PostgresStore, within};
 use crate::delivery::{Sealed, Subscription, SubscriptionId};
 
+/// Whether anything is sealed under the master key that goes by the expression.
+macro_rules! sealed_under {
+    ($id:literal) => {
+        concat!(
+            "EXISTS (SELECT FROM subscriptions WHERE strpos(secrets, CASE ",
+            $id,
+            " WHEN 'plain' THEN '\"plain:' ELSE '\"sealed:' || ",
+            $id,
+            " || ':' END) > 0)"
+        )
+    };
+}
+
 impl PostgresStore {
     pub(super) async fn next_subscription_id(&self) -> Result<SubscriptionId> {
         let found = self.rows("SELECT nextval(pg_get_serial_sequence('subscriptions', 'id')) AS id", &[]).await?;
@@ -49,11 +62,17 @@ impl PostgresStore {
         self.rows(SQL, &[&record.id, &record.proof.as_str()]).await.map(drop)
     }
 
+    pub(super) async fn find_sealed_under(&self, key: &str) -> Result<bool> {
+        const SQL: &str = concat!("SELECT ", sealed_under!("$1::text"), " AS found");
+        // Looks at every subscription, as below.
+        let session = self.maintenance().await?;
+        let query = async { session.client.query_one(SQL, &[&key]).await };
+        rows::get(&within(MAINTENANCE_DEADLINE, "looking for what is sealed", query).await?, "found")
+    }
+
     pub(super) async fn delete_master_keys(&self, keep: &str) -> Result<Vec<String>> {
-        const SQL: &str = "DELETE FROM master_keys k WHERE id <> $1 AND NOT EXISTS (
-                 SELECT FROM subscriptions WHERE strpos(secrets,
-                     CASE k.id WHEN 'plain' THEN '\"plain:' ELSE '\"sealed:' || k.id || ':' END) > 0
-             ) RETURNING id";
+        const SQL: &str =
+            concat!("DELETE FROM master_keys k WHERE id <> $1 AND NOT ", sealed_under!("k.id"), " RETURNING id");
         // Looks at every subscription, which may take longer than a query of the pool may.
         let session = self.maintenance().await?;
         let deletion = async { session.client.query(SQL, &[&keep]).await };

@@ -255,6 +255,10 @@ impl Store for PostgresStore {
         self.insert_master_key(record).await
     }
 
+    async fn is_sealed_under(&self, key: &str) -> Result<bool> {
+        self.find_sealed_under(key).await
+    }
+
     async fn forget_master_keys(&self, keep: &str) -> Result<Vec<String>> {
         self.delete_master_keys(keep).await
     }

@@ -66,11 +66,26 @@ pub(super) fn add(connection: &mut Connection, record: &MasterKeyRecord) -> Resu
     Ok(())
 }
 
+/// Whether anything is sealed under the master key that goes by the expression.
+macro_rules! sealed_under {
+    ($id:literal) => {
+        concat!(
+            "EXISTS (SELECT 1 FROM subscriptions WHERE instr(secrets, CASE ",
+            $id,
+            " WHEN 'plain' THEN '\"plain:' ELSE '\"sealed:' || ",
+            $id,
+            " || ':' END) > 0)"
+        )
+    };
+}
+
+pub(super) fn is_sealed_under(connection: &mut Connection, key: &str) -> Result<bool> {
+    Ok(connection.query_row(concat!("SELECT ", sealed_under!("?1")), [key], |row| row.get(0))?)
+}
+
 pub(super) fn forget(connection: &mut Connection, keep: &str) -> Result<Vec<String>> {
-    let mut delete = connection.prepare_cached(
-        "DELETE FROM master_keys WHERE id <> ?1 AND NOT EXISTS (SELECT 1 FROM subscriptions WHERE instr(secrets, \
-             CASE master_keys.id WHEN 'plain' THEN '\"plain:' ELSE '\"sealed:' || master_keys.id || ':' END) > 0) \
-         RETURNING id",
-    )?;
+    const SQL: &str =
+        concat!("DELETE FROM master_keys WHERE id <> ?1 AND NOT ", sealed_under!("master_keys.id"), " RETURNING id");
+    let mut delete = connection.prepare_cached(SQL)?;
     Ok(delete.query_map([keep], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)
 }

@@ -53,30 +53,55 @@ pub(super) fn logs_sql() -> String {
     )
 }
 
+/// Stretches that one read goes through: about 10 ms of a snapshot, which keeps the write-ahead log from being reused.
+const STRETCHES_OF_A_READ: i64 = 256;
+
+/// Where a read of the log begins, newest first.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum LogsFrom {
+    Newest,
+    /// Older than this row.
+    Before(Uuid),
+    /// Below this `seq`, where another read has stopped.
+    Below(i64),
+}
+
+/// What one read has found.
+pub(super) struct LogsRead {
+    pub rows: Vec<AttemptLog>,
+    /// Where the next one goes on, unless the page is full or nothing older is left.
+    pub next: Option<LogsFrom>,
+}
+
+/// One snapshot's worth. What comes meanwhile is newer than where the next read goes on.
 pub(super) fn logs(
     connection: &mut Connection,
     id: SubscriptionId,
-    before: Option<Uuid>,
+    from: LogsFrom,
     max_rows: usize,
-) -> Result<Vec<AttemptLog>> {
-    // All stretches as of one moment.
+) -> Result<LogsRead> {
     let snapshot = connection.transaction()?;
+    let mut read = LogsRead { rows: Vec::new(), next: None };
     let ends: (Option<i64>, Option<i64>) =
         snapshot.prepare_cached(ENDS)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let (Some(oldest), Some(end)) = ends else { return Ok(Vec::new()) };
-    let end = match before {
-        Some(before) => snapshot.prepare_cached(BEFORE)?.query_row([blob(&before)], |row| row.get(0))?,
-        None => end,
+    let (Some(oldest), Some(end)) = ends else { return Ok(read) };
+    let end = match from {
+        LogsFrom::Before(before) => snapshot.prepare_cached(BEFORE)?.query_row([blob(&before)], |row| row.get(0))?,
+        LogsFrom::Below(seq) => seq,
+        LogsFrom::Newest => end,
     };
+    let (first, last) = (oldest >> STRETCH_BITS, (end - 1) >> STRETCH_BITS);
+    let until = first.max(last - STRETCHES_OF_A_READ + 1);
     let mut statement = snapshot.prepare_cached(&logs_sql())?;
-    let mut page = Vec::new();
-    for stretch in (oldest >> STRETCH_BITS..=(end - 1) >> STRETCH_BITS).rev() {
-        if page.len() == max_rows {
-            break;
+    for stretch in (until..=last).rev() {
+        let wanted = max_rows - read.rows.len();
+        if wanted == 0 {
+            return Ok(read);
         }
-        for log in statement.query_map(params![stretch, id.0, end, limit(max_rows - page.len())], rows::log)? {
-            page.push(log?);
+        for log in statement.query_map(params![stretch, id.0, end, limit(wanted)], rows::log)? {
+            read.rows.push(log?);
         }
     }
-    Ok(page)
+    read.next = (until > first && read.rows.len() < max_rows).then_some(LogsFrom::Below(until << STRETCH_BITS));
+    Ok(read)
 }

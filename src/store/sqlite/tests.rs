@@ -254,6 +254,23 @@ async fn a_log_is_read_across_stretches_that_hold_none_or_many_of_its_rows() {
 }
 
 #[tokio::test]
+async fn a_page_of_a_log_is_complete_across_more_stretches_than_one_read_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = owned(dir.path()).await;
+    let logs: Vec<_> = (1..=4).map(|n| log(n, SubscriptionId(1))).collect();
+    store.commit(&Batch { logs: logs.clone(), ..Batch::default() }).await.unwrap();
+    // As if others had written a million rows between each two of them.
+    store.write(|connection| Ok(connection.execute_batch("UPDATE delivery_logs SET seq = seq << 20")?)).await.unwrap();
+    let newest_first: Vec<_> = logs.iter().rev().cloned().collect();
+    assert_eq!(store.logs(SubscriptionId(1), None, 3).await.unwrap(), newest_first[..3]);
+    assert_eq!(store.logs(SubscriptionId(1), None, 10).await.unwrap(), newest_first);
+    assert_eq!(store.logs(SubscriptionId(1), Some(logs[2].id), 10).await.unwrap(), newest_first[2..]);
+    let first =
+        store.read(|connection| status::logs(connection, SubscriptionId(1), LogsFrom::Newest, 10)).await.unwrap();
+    assert!(first.rows == newest_first[..1] && first.next.is_some(), "one read goes through so many stretches only");
+}
+
+#[tokio::test]
 async fn a_log_that_was_written_before_its_index_changed_is_found() {
     let dir = tempfile::tempdir().unwrap();
     let store = owned(dir.path()).await;

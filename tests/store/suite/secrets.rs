@@ -40,7 +40,7 @@ pub async fn everything_that_is_sealed_reads_back(backend: &Backend) {
     let store = backend.owned().await;
     let all = Secrets {
         current: Some(Sealed::of("sealed:0a1b2c3d:one".to_owned())),
-        previous: Some(Previous { secret: Sealed::of("plain:\"two\"\\ \0 \u{e9}".to_owned()), until: Timestamp(7) }),
+        previous: vec![Previous { secret: Sealed::of("plain:\"two\"\\ \0 \u{e9}".to_owned()), until: Timestamp(7) }],
         ed25519: Some(KeyPair {
             seed: Sealed::of("sealed:0a1b2c3d:three".to_owned()),
             public_key: "whpk_A".to_owned(),
@@ -53,7 +53,7 @@ pub async fn everything_that_is_sealed_reads_back(backend: &Backend) {
         let secrets = subscription.secrets.unwrap();
         let texts = |secrets: &Secrets| secrets.sealed().map(|one| one.as_str().to_owned()).collect::<Vec<_>>();
         assert_eq!(texts(&secrets), texts(&all));
-        assert_eq!(secrets.previous.as_ref().unwrap().until, Timestamp(7));
+        assert_eq!(secrets.previous[0].until, Timestamp(7));
         assert_eq!(secrets.ed25519.as_ref().unwrap().public_key, "whpk_A");
     }
 }
@@ -133,8 +133,11 @@ pub async fn only_keys_under_which_nothing_is_sealed_are_forgotten(backend: &Bac
         store.add_master_key(&record(id)).await.unwrap();
     }
     let plain = create_sealed(&store, sealed("plain:hunter2")).await;
-    let previous = Some(Previous { secret: Sealed::of("sealed:00000001:x".to_owned()), until: Timestamp(7) });
+    let previous = vec![Previous { secret: Sealed::of("sealed:00000001:x".to_owned()), until: Timestamp(7) }];
     create_sealed(&store, Secrets { previous, ..sealed("sealed:00000003:x") }).await;
+    for (id, expected) in [("plain", true), ("00000001", true), ("00000002", false), ("00000003", true), ("0", false)] {
+        assert_eq!(store.is_sealed_under(id).await.unwrap(), expected, "{id}");
+    }
     assert_eq!(store.forget_master_keys("00000003").await.unwrap(), ["00000002"]);
     assert_eq!(known(&store).await, ["00000001", "00000003", "plain"]);
     store.reseal(&[reseal(&plain, "sealed:00000003:y")]).await.unwrap();

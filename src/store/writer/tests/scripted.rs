@@ -212,6 +212,7 @@ scripted! {
     reseal(&[Reseal]) -> Vec<Subscription>;
     master_keys() -> Vec<MasterKeyRecord>;
     add_master_key(&MasterKeyRecord) -> ();
+    is_sealed_under(&str) -> bool;
     forget_master_keys(&str) -> Vec<String>;
     create_subscription(NewSubscription, u64, Timestamp) -> Option<Subscription>;
     subscription(SubscriptionId) -> Option<Subscription>;
