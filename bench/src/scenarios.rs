@@ -5,7 +5,7 @@ mod isolation;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
 use crate::clock::now_ns;
 use crate::events::Events;

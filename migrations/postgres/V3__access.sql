@@ -30,6 +30,8 @@ CREATE TABLE tenants (
     tenant        text   PRIMARY KEY,
     subscriptions bigint NOT NULL
 );
+-- Nobody may change them while they are counted.
+LOCK TABLE subscriptions IN SHARE ROW EXCLUSIVE MODE;
 INSERT INTO tenants (tenant, subscriptions) SELECT tenant, count(*) FROM subscriptions GROUP BY tenant;
 CREATE INDEX tenants_empty ON tenants (tenant) WHERE subscriptions = 0;
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::{ApiKey, Caller, KeyHash, Prefix, Role, Token};
@@ -24,6 +25,8 @@ const MAX_AGE: Duration = Duration::from_secs(1);
 const PAGE: usize = 1000;
 /// How long a request waits for the store to say whether its key is good.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Look-ups at the same time: further ones wait for a place, within the same time, and not before the poll.
+const MAX_LOOK_UPS: usize = 4;
 
 /// See the module's docs.
 pub struct KeyRing {
@@ -34,6 +37,7 @@ pub struct KeyRing {
     revision: AtomicI64,
     /// When the last question was asked that was answered in full, on the steady clock.
     fresh_at: AtomicI64,
+    look_ups: Semaphore,
 }
 
 /// What is known of a key, as of a revision.
@@ -67,7 +71,8 @@ impl KeyRing {
     /// With all keys that there are.
     pub async fn load(store: Arc<dyn Store>, clock: Clock) -> Result<Arc<Self>> {
         let (revision, fresh_at) = (AtomicI64::new(0), AtomicI64::new(i64::MIN));
-        let ring = Self { store, clock, entries: RwLock::default(), revision, fresh_at };
+        let look_ups = Semaphore::new(MAX_LOOK_UPS);
+        let ring = Self { store, clock, entries: RwLock::default(), revision, fresh_at, look_ups };
         ring.poll().await?;
         Ok(Arc::new(ring))
     }
@@ -97,6 +102,12 @@ impl KeyRing {
             let after = self.revision.load(Ordering::Relaxed);
             let changed = self.store.api_keys_changed_since(after, PAGE).await?;
             self.take(&changed);
+            if changed.is_empty() && self.store.api_key_revision().await? < after {
+                // The store was set back, to a backup or a replica that lagged: what is held may never have been.
+                self.write().clear();
+                self.revision.store(0, Ordering::Relaxed);
+                continue;
+            }
             if changed.len() < PAGE {
                 self.fresh_at.store(asked_at.0, Ordering::Relaxed);
                 return Ok(());
@@ -130,7 +141,7 @@ impl KeyRing {
     /// A change that was made here counts here at once.
     pub fn changed(&self, key: &ApiKey) {
         let mut entries = self.write();
-        if key.revision <= self.revision.load(Ordering::Relaxed) {
+        if key.revoked_at.is_none() && key.revision <= self.revision.load(Ordering::Relaxed) {
             // The poll was quicker, and will not come by again.
             return;
         }
@@ -160,7 +171,11 @@ impl KeyRing {
     }
 
     async fn look_up(&self, token: &Token) -> Result<Option<Caller>> {
-        let asked = timeout(LOOK_UP_TIMEOUT, self.store.api_key(token.prefix)).await;
+        let look_up = async {
+            let _place = self.look_ups.acquire().await;
+            self.store.api_key(token.prefix).await
+        };
+        let asked = timeout(LOOK_UP_TIMEOUT, look_up).await;
         let found = asked.map_err(|_| StoreError::Unavailable("a key's look-up took too long".to_owned()))??;
         let good = |key: &ApiKey| key.hash.matches(&token.hash) && key.is_live(self.clock.wall());
         Ok(found.filter(good).map(|key| key.caller()))

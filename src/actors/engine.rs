@@ -159,6 +159,11 @@ impl Engine {
         Ok(Active { entry, subscription: config.subscription.clone(), keys: config.keys.clone() })
     }
 
+    /// Whether the subscription's actor runs here.
+    pub fn is_active(&self, id: SubscriptionId) -> bool {
+        self.handles().is_ok_and(|handles| handles.node.entry(id).is_some())
+    }
+
     /// Makes the event durable and hands it to its actor. Returns after the commit.
     pub async fn accept(
         &self,

@@ -9,7 +9,7 @@ use super::{print, runtime};
 use crate::config::Config;
 use crate::service;
 use crate::telemetry;
-use crate::vault::{MasterKey, Resealed};
+use crate::vault::{MasterKey, PLAIN, Resealed};
 
 pub(super) const HELP_ROTATE: &str = "\
 To replace a master key, without a pause:
@@ -59,7 +59,10 @@ fn summary(resealed: &Resealed) -> String {
         );
     }
     for id in &resealed.retired {
-        let _ = writeln!(text, "nothing is sealed under {id} any more: take it out of HOOKPOST_MASTER_KEY");
+        let _ = match id.as_str() {
+            PLAIN => writeln!(text, "no secret is unencrypted any more"),
+            id => writeln!(text, "nothing is sealed under {id} any more: take it out of HOOKPOST_MASTER_KEY"),
+        };
     }
     text
 }

@@ -16,6 +16,8 @@ const SHARE_BYTES: usize = 1024;
 const COPY_UP_TO_BYTES: usize = 4096;
 /// How much of a body that is refused is read, so that its sender hears why: ordinary mistakes, not floods.
 const DISCARD_UP_TO_BYTES: usize = 8 * 1024 * 1024;
+/// And for how long: who sends nothing must not be held, head and all, for as long as who may send.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a caller is told to wait when bodies hold all the memory they may.
 const RETRY_AFTER_S: u64 = 1;
 
@@ -84,7 +86,7 @@ impl Bodies {
             }
             true
         };
-        let ended = timeout(self.limits.timeout, rest).await.unwrap_or(false);
+        let ended = timeout(DISCARD_TIMEOUT.min(self.limits.timeout), rest).await.unwrap_or(false);
         if ended { problem } else { problem.close_connection() }
     }
 

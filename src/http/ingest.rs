@@ -17,7 +17,7 @@ use super::idempotency::{self, Key};
 use super::problem::{FieldError, Kind, Problem, quoted};
 use super::server::Peer;
 use super::visible::no_subscription;
-use super::{Http, IdSegment, content_length, event_type, json, reply, with};
+use super::{Http, IdSegment, content_length, event_type, json, reply, visible, with};
 use crate::access::Permission;
 use crate::actors::{Accepted, Active};
 use crate::delivery::{DeliveryId, SubscriptionId, Timestamp};
@@ -106,6 +106,10 @@ async fn ingest<B: Buf>(
 ) -> Result<(SubscriptionId, Accepted<DeliveryId>), Problem> {
     let caller = access.to(Permission::Ingest)?;
     let id = segment.id()?;
+    if caller.tenant.is_some() && !http.api.engine.is_active(id) {
+        // What is another's must not be started by whoever names its id.
+        visible::subscription(http, &caller, id).await?;
+    }
     let active = http.api.engine.activate(id).await?;
     if !caller.sees(&active.subscription().tenant) {
         return Err(no_subscription(id));

@@ -35,9 +35,9 @@ const MAX_HEADERS: usize = 64;
 /// The connection's read buffer, and with it the largest head of a request. Above hyper's minimum of 8 KiB.
 const MAX_BUFFER_BYTES: usize = 64 * 1024;
 /// HTTP/2: requests at once on one connection. Producers that want more open another.
-const MAX_STREAMS: u32 = 128;
+const MAX_STREAMS: u32 = 32;
 /// HTTP/2: the largest head of a request, decompressed.
-const MAX_HEADER_LIST_BYTES: u32 = 32 * 1024;
+const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
 /// HTTP/2: how often a silent peer is asked whether it is still there, and for how long it may not answer.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 
@@ -50,6 +50,9 @@ pub(super) struct Peer(pub SocketAddr);
 pub(super) struct ServerLimits {
     /// Connections at once. Further ones wait in the kernel's queue.
     pub connections: usize,
+    /// Requests at once, on all connections together: each holds its head until it is answered, so that heads take at most
+    /// some 150 MiB. Further ones are answered with 503.
+    pub requests: usize,
     /// For the first request's head; on HTTP/1 for every head, the silence before it included.
     pub header_timeout: Duration,
     /// A connection on which no request began or ended for so long, and none is being worked on, is closed: also when
@@ -62,6 +65,8 @@ impl Default for ServerLimits {
         Self {
             // Far more than producers need, and each costs a file descriptor and about 20 KiB.
             connections: 4096,
+            // Two for each connection: producers have one under way on each.
+            requests: 8192,
             // A head is one packet; who needs longer is not a client.
             header_timeout: Duration::from_secs(30),
             // As proxies in front of us do.
@@ -83,6 +88,7 @@ pub(super) async fn run<S>(
 {
     let http = Arc::new(protocol(&limits));
     let places = Arc::new(Semaphore::new(limits.connections));
+    let requests = Arc::new(Semaphore::new(limits.requests));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     let mut stopped = pin!(stopped);
@@ -93,7 +99,8 @@ pub(super) async fn run<S>(
             accepted = accept(&listener, &places) => accepted,
         };
         while connections.try_join_next().is_some() {}
-        let connection = Connection { http: http.clone(), service: service.clone(), peer, limits, _place: place };
+        let (http, service, requests) = (http.clone(), service.clone(), requests.clone());
+        let connection = Connection { http, service, requests, peer, limits, _place: place };
         connections.spawn(connection.serve(stream, graceful.watcher()));
     }
     drop(listener);
@@ -139,6 +146,7 @@ fn protocol(limits: &ServerLimits) -> auto::Builder<TokioExecutor> {
 struct Connection<S> {
     http: Arc<auto::Builder<TokioExecutor>>,
     service: S,
+    requests: Arc<Semaphore>,
     peer: SocketAddr,
     limits: ServerLimits,
     /// Given back with the connection.
@@ -156,11 +164,18 @@ where
         let activity = Arc::new(Activity::default());
         let ambiguous = Arc::new(Ambiguous::default());
         let stream = Watched::new(stream, ambiguous.clone());
-        let (service, peer, counted) = (self.service, self.peer, activity.clone());
+        let (service, requests, peer, counted) = (self.service, self.requests, self.peer, activity.clone());
         let service = service_fn(move |request| {
             let (number, end) = counted.clone().begin();
-            let refused = length_refused(&request, ambiguous.is(number)).or_else(|| origin::refuse(&request));
-            end.after(answer(&service, peer, request, refused))
+            let place = requests.clone().try_acquire_owned().ok();
+            let refused = length_refused(&request, ambiguous.is(number))
+                .or_else(|| origin::refuse(&request))
+                .or_else(|| place.is_none().then(too_many_requests));
+            let answer = answer(&service, peer, request, refused);
+            end.after(async move {
+                let _place = place;
+                answer.await
+            })
         });
         let connection = self.http.serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(watcher.watch(connection));
@@ -212,6 +227,10 @@ fn length_refused<B>(request: &Request<B>, ambiguous: bool) -> Option<Problem> {
         let detail = "the request names its length twice (Content-Length again, or beside Transfer-Encoding)";
         Problem::new(Kind::AmbiguousLength, detail).close_connection()
     })
+}
+
+fn too_many_requests() -> Problem {
+    Problem::new(Kind::Busy, "this node works on as many requests as it may").retry_after(1)
 }
 
 /// Counts a connection's requests.

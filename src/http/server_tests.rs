@@ -11,7 +11,7 @@ const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 const HOLD: &str = "GET /hold HTTP/1.1\r\nhost: a\r\n\r\n";
 /// Long enough that nothing is cut that should not be.
 const LONG: Duration = Duration::from_secs(3600);
-const PATIENT: ServerLimits = ServerLimits { connections: 10, header_timeout: LONG, idle_timeout: LONG };
+const PATIENT: ServerLimits = ServerLimits { connections: 10, requests: 10, header_timeout: LONG, idle_timeout: LONG };
 
 struct Server {
     addr: SocketAddr,
@@ -149,6 +149,18 @@ async fn connections_over_the_cap_wait_for_a_place() {
     server.held.0.notified().await;
     server.held.1.notify_one();
     read_answer(&mut second).await;
+}
+
+#[tokio::test]
+async fn requests_over_the_cap_are_refused_at_once_on_any_connection() {
+    let server = Server::start(ServerLimits { requests: 1, ..PATIENT }, LONG).await;
+    let mut first = server.connect(HOLD).await;
+    server.held.0.notified().await;
+    let refused = read_answer(&mut server.connect(GET).await).await;
+    assert!(refused.contains(" 503 ") && refused.contains("retry-after: 1"), "{refused}");
+    server.held.1.notify_one();
+    read_answer(&mut first).await;
+    assert!(read_answer(&mut server.connect(GET).await).await.contains(" 200 "), "there is a place again");
 }
 
 #[tokio::test]

@@ -115,8 +115,11 @@ impl ChangeBody {
 impl Change {
     /// The fields that it names, for the audit. They all exist.
     pub fn names(&self) -> Option<String> {
-        let (Self::Replace(ChangeBody(fields)) | Self::Patch(ChangeBody(fields))) = self;
-        (!fields.names.is_empty()).then(|| fields.names.join(", "))
+        match self {
+            Self::Patch(ChangeBody(fields)) => (!fields.names.is_empty()).then(|| fields.names.join(", ")),
+            // What it does not name it sets back, and it enables.
+            Self::Replace(ChangeBody(fields)) => Some(format!("replaced and enabled: {}", fields.names.join(", "))),
+        }
     }
 
     /// The change of a subscription that is like this. What is written as a whole, with what was there in it, is written

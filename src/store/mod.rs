@@ -425,6 +425,8 @@ pub trait Store: Send + Sync + 'static {
     async fn api_keys(&self, after: Option<Prefix>, limit: usize) -> Result<Vec<ApiKey>>;
     /// Up to `limit` keys whose last change is after the revision, by revision.
     async fn api_keys_changed_since(&self, revision: i64, limit: usize) -> Result<Vec<ApiKey>>;
+    /// The revision of the last change of any key. Lower than before only if the store was set back, as by a backup.
+    async fn api_key_revision(&self) -> Result<i64>;
     /// Ends the key, if there is one. One that was revoked already keeps its time.
     async fn revoke_api_key(&self, prefix: Prefix, by: &Actor, now: Timestamp) -> Result<Option<ApiKey>>;
     /// Deletes up to `limit` keys that were revoked, or have expired, before `cutoff`.

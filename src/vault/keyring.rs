@@ -81,8 +81,11 @@ fn plain_proof() -> Sealed {
 
 fn warn_of_plain(vault: &Vault) {
     let remedy = match vault.first() {
-        Some(_) => "run `hookpost keys rotate-master`",
-        None => "set HOOKPOST_MASTER_KEY (`hookpost keys new-master` makes one) and run `hookpost keys rotate-master`",
+        Some(_) => "when every process has this HOOKPOST_MASTER_KEY, run `hookpost keys rotate-master`",
+        None => {
+            "set HOOKPOST_MASTER_KEY (`hookpost keys new-master` makes one), restart every process with it, and then run \
+             `hookpost keys rotate-master`"
+        }
     };
     tracing::warn!(remedy, "secrets in this store are not encrypted");
 }

@@ -14,6 +14,7 @@ on_both_stores!(
     a_list_shows_only_the_callers_tenants,
     what_a_confined_caller_makes_is_its_tenants_and_no_others,
     a_delivery_stays_its_tenants_when_its_subscription_is_deleted,
+    an_event_for_another_tenants_subscription_does_not_start_its_actor,
 );
 
 /// One id of each kind.
@@ -167,4 +168,16 @@ async fn a_delivery_stays_its_tenants_when_its_subscription_is_deleted(backend: 
         app.ask(&own, "GET", &path, "").await.expect(200);
         app.ask(&foreign, "GET", &path, "").await.expect(404);
     }
+}
+
+async fn an_event_for_another_tenants_subscription_does_not_start_its_actor(backend: Backend) {
+    let app = Builder::new(backend).await.with_keys().await.start().await;
+    let made = json!({ "target_url": "http://127.0.0.1:9/", "tenant": "acme" });
+    let id = app.post("/subscriptions", made).await.expect(201)["id"].clone();
+    let foreign = app.key(Role::Producer, Some("bolt")).await;
+    app.ask(&foreign, "POST", &format!("/ingest/{id}"), "{}").await.expect(404);
+    let metrics = app.get("/metrics").await.text;
+    assert!(metrics.lines().any(|line| line == "hookpost_actors_active 0"), "{metrics}");
+    let own = app.key(Role::Producer, Some("acme")).await;
+    app.ask(&own, "POST", &format!("/ingest/{id}"), "{}").await.expect(202);
 }

@@ -54,7 +54,7 @@ impl PostgresStore {
 
     pub(super) async fn read_api_key(&self, prefix: Prefix) -> Result<Option<ApiKey>> {
         const SQL: &str = "SELECT * FROM api_keys WHERE prefix = $1";
-        self.rows(SQL, &[&prefix.as_str()]).await?.first().map(api_key).transpose()
+        self.key_rows(SQL, &[&prefix.as_str()]).await?.first().map(api_key).transpose()
     }
 
     pub(super) async fn list_api_keys(&self, after: Option<Prefix>, limit: usize) -> Result<Vec<ApiKey>> {
@@ -65,7 +65,12 @@ impl PostgresStore {
 
     pub(super) async fn read_changed_api_keys(&self, revision: i64, limit: usize) -> Result<Vec<ApiKey>> {
         const SQL: &str = "SELECT * FROM api_keys WHERE revision > $1 ORDER BY revision LIMIT $2";
-        self.rows(SQL, &[&revision, &limit_of(limit)]).await?.iter().map(api_key).collect()
+        self.key_rows(SQL, &[&revision, &limit_of(limit)]).await?.iter().map(api_key).collect()
+    }
+
+    pub(super) async fn read_key_revision(&self) -> Result<i64> {
+        let found = self.key_rows("SELECT revision FROM key_revision", &[]).await?;
+        get(found.first().ok_or_else(|| StoreError::Corrupt("key_revision is empty".to_owned()))?, "revision")
     }
 
     pub(super) async fn end_api_key(&self, prefix: Prefix, by: &Actor, now: Timestamp) -> Result<Option<ApiKey>> {

@@ -17,6 +17,8 @@ use super::error::{store_error, too_slow};
 
 /// Connections for reads and for changes of subscriptions. With two cores a server does not go faster with more.
 const POOL_SIZE: usize = 8;
+/// Connections for API keys: one for the poll, one for look-ups while it does not get through.
+const KEY_POOL_SIZE: usize = 2;
 /// From the first packet to a session that can be used.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 /// How long a read waits for a free connection: longer means that the server is overrun.
@@ -120,11 +122,20 @@ impl Connector {
     }
 
     /// The pool. Connects when it is first used.
+    /// For API keys alone: whether a caller is one must not wait behind what callers read.
+    pub fn key_pool(&self) -> Pool {
+        self.pool_of(KEY_POOL_SIZE)
+    }
+
     pub fn pool(&self) -> Pool {
+        self.pool_of(POOL_SIZE)
+    }
+
+    fn pool_of(&self, size: usize) -> Pool {
         let recycle = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_config(self.config(Purpose::Pool), self.tls.clone(), recycle);
         Pool::builder(manager)
-            .max_size(POOL_SIZE)
+            .max_size(size)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(POOL_WAIT))
             .create_timeout(Some(CONNECT_DEADLINE))

@@ -63,6 +63,7 @@ const MIGRATION_LOCK: &str = "SET lock_timeout = '30s'; SELECT pg_advisory_lock(
 pub struct PostgresStore {
     connector: Connector,
     pool: Pool,
+    key_pool: Pool,
     owner: Owner,
 }
 
@@ -70,21 +71,17 @@ impl PostgresStore {
     /// Reads the URL. Nothing is connected to before it is needed, and nothing is changed before `migrate`.
     pub fn connect(url: &SecretString) -> Result<Self, InvalidDatabaseUrl> {
         let connector = Connector::parse(url)?;
-        Ok(Self { pool: connector.pool(), connector, owner: Owner::new() })
+        Ok(Self { pool: connector.pool(), key_pool: connector.key_pool(), connector, owner: Owner::new() })
     }
 
     /// A statement on a connection of the pool. A connection that did not answer is not given back.
     async fn rows(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
-        let client = self.pool.get().await.map_err(pool_error)?;
-        let query = async { client.query(&client.prepare_cached(sql).await?, params).await };
-        let answer = timeout(READ_DEADLINE, query).await;
-        match answer {
-            Ok(rows) => rows.map_err(store_error),
-            Err(_) => {
-                drop(Object::take(client));
-                Err(too_slow("a query"))
-            }
-        }
+        rows_of(&self.pool, sql, params).await
+    }
+
+    /// The same, for API keys.
+    async fn key_rows(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
+        rows_of(&self.key_pool, sql, params).await
     }
 
     async fn maintenance(&self) -> Result<Session> {
@@ -121,6 +118,19 @@ fn cells(batch: &Batch) -> impl Iterator<Item = Cell> {
     cells.sort_unstable();
     cells.dedup();
     cells.into_iter()
+}
+
+async fn rows_of(pool: &Pool, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
+    let client = pool.get().await.map_err(pool_error)?;
+    let query = async { client.query(&client.prepare_cached(sql).await?, params).await };
+    let answer = timeout(READ_DEADLINE, query).await;
+    match answer {
+        Ok(rows) => rows.map_err(store_error),
+        Err(_) => {
+            drop(Object::take(client));
+            Err(too_slow("a query"))
+        }
+    }
 }
 
 #[async_trait]
@@ -398,6 +408,10 @@ impl Store for PostgresStore {
         self.read_changed_api_keys(revision, limit).await
     }
 
+    async fn api_key_revision(&self) -> Result<i64> {
+        self.read_key_revision().await
+    }
+
     async fn revoke_api_key(&self, prefix: Prefix, by: &Actor, now: Timestamp) -> Result<Option<ApiKey>> {
         self.end_api_key(prefix, by, now).await
     }
@@ -410,6 +424,7 @@ impl Store for PostgresStore {
     async fn close(&self) {
         self.owner.close().await;
         self.pool.close();
+        self.key_pool.close();
     }
 }
 

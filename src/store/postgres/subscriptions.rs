@@ -150,7 +150,7 @@ impl PostgresStore {
              r AS (DELETE FROM retries WHERE subscription_id = $1),
              p AS (DELETE FROM positions WHERE subscription_id = $1),
              c AS (DELETE FROM state_changes WHERE subscription_id = $1),
-             t AS (UPDATE tenants SET subscriptions = subscriptions - 1 FROM gone WHERE tenants.tenant = gone.tenant),
+             t AS (UPDATE tenants SET subscriptions = greatest(0, subscriptions - 1) FROM gone WHERE tenants.tenant = gone.tenant),
              d AS (INSERT INTO deleted_subscriptions (id, tenant, deleted_at) SELECT id, tenant, $2 FROM gone),
              a AS (INSERT INTO audit (at, actor, action, object, tenant)
                  SELECT $2, $3::text, $4::text, 'subscription/' || id, tenant FROM gone)

@@ -67,6 +67,11 @@ pub(super) fn changed_since(connection: &Connection, revision: i64, max_rows: us
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 
+/// Of the last change of any key.
+pub(super) fn revision(connection: &Connection) -> Result<i64> {
+    Ok(connection.query_row("SELECT revision FROM key_revision", [], |row| row.get(0))?)
+}
+
 pub(super) fn revoke(connection: &mut Connection, prefix: Prefix, act: &Act, now: Timestamp) -> Result<Option<ApiKey>> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let before = get(&transaction, prefix)?;

@@ -57,6 +57,8 @@ pub struct SqliteStore {
     owned: Mutex<Option<Arc<File>>>,
     writer: Arc<Connections>,
     readers: Connections,
+    /// For API keys alone: whether a caller is one must not wait behind what callers read.
+    key_reader: Connections,
     checkpointer: Arc<Checkpointer>,
 }
 
@@ -68,6 +70,7 @@ impl SqliteStore {
             owned: Mutex::default(),
             writer: Arc::new(Connections::new(dir.database(), Kind::Writer, 1)),
             readers: Connections::new(dir.database(), Kind::Reader, READERS),
+            key_reader: Connections::new(dir.database(), Kind::Reader, 1),
             checkpointer: Arc::new(Checkpointer::new(dir.database())),
             dir,
         })
@@ -380,7 +383,7 @@ impl Store for SqliteStore {
     }
 
     async fn api_key(&self, prefix: Prefix) -> Result<Option<ApiKey>> {
-        self.read(move |connection| api_keys::get(connection, prefix)).await
+        self.key_reader.run(move |connection| api_keys::get(connection, prefix)).await
     }
 
     async fn api_keys(&self, after: Option<Prefix>, limit: usize) -> Result<Vec<ApiKey>> {
@@ -388,7 +391,11 @@ impl Store for SqliteStore {
     }
 
     async fn api_keys_changed_since(&self, revision: i64, limit: usize) -> Result<Vec<ApiKey>> {
-        self.read(move |connection| api_keys::changed_since(connection, revision, limit)).await
+        self.key_reader.run(move |connection| api_keys::changed_since(connection, revision, limit)).await
+    }
+
+    async fn api_key_revision(&self) -> Result<i64> {
+        self.key_reader.run(|connection| api_keys::revision(connection)).await
     }
 
     async fn revoke_api_key(&self, prefix: Prefix, by: &Actor, now: Timestamp) -> Result<Option<ApiKey>> {
@@ -402,6 +409,7 @@ impl Store for SqliteStore {
 
     async fn close(&self) {
         self.readers.close().await;
+        self.key_reader.close().await;
         self.checkpointer.close().await;
         if self.owned().is_some()
             && let Err(error) = self.writer.run(|connection| checkpoint::checkpoint(connection, "TRUNCATE")).await

@@ -154,7 +154,7 @@ pub(super) fn delete(connection: &mut Connection, id: SubscriptionId, act: &Act,
         .query_row("DELETE FROM subscriptions WHERE id = ?1 RETURNING tenant", [id.0], |row| row.get(0))
         .optional()?;
     let Some(tenant) = tenant else { return Ok(false) };
-    transaction.execute("UPDATE tenants SET subscriptions = subscriptions - 1 WHERE tenant = ?1", [&tenant])?;
+    transaction.execute("UPDATE tenants SET subscriptions = max(0, subscriptions - 1) WHERE tenant = ?1", [&tenant])?;
     let remember = "INSERT INTO deleted_subscriptions (id, deleted_at, tenant) VALUES (?1, ?2, ?3)";
     transaction.execute(remember, params![id.0, now.0, tenant])?;
     audit::insert(&transaction, act, &Thing::Subscription(id), Some(&tenant), now)?;

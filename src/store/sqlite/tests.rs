@@ -282,3 +282,29 @@ async fn a_log_that_was_written_before_its_index_changed_is_found() {
     store.migrate(T0).await.unwrap();
     assert_eq!(store.logs(SubscriptionId(1), None, 10).await.unwrap(), [one]);
 }
+
+/// Callers' reads take all readers; who a caller is must be known all the same, or nobody could send an event.
+#[tokio::test]
+async fn keys_are_read_while_every_reader_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = owned(dir.path()).await;
+    let (taken, wait) =
+        (Arc::new(tokio::sync::Semaphore::new(0)), Arc::new(std::sync::Barrier::new(READERS as usize + 1)));
+    let hold = || {
+        let (taken, wait) = (taken.clone(), wait.clone());
+        store.read(move |_| {
+            taken.add_permits(1);
+            wait.wait();
+            Ok(())
+        })
+    };
+    let keys = async {
+        let _ = taken.acquire_many(READERS).await.unwrap();
+        let read = tokio::time::timeout(std::time::Duration::from_secs(10), store.api_keys_changed_since(0, 1)).await;
+        tokio::task::spawn_blocking(move || wait.clone().wait()).await.unwrap();
+        read
+    };
+    let (first, second, read) = tokio::join!(hold(), hold(), keys);
+    assert!(first.is_ok() && second.is_ok());
+    assert!(read.expect("it does not wait for them").unwrap().is_empty());
+}

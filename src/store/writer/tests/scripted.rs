@@ -199,6 +199,7 @@ scripted! {
     api_key(Prefix) -> Option<ApiKey>;
     api_keys(Option<Prefix>, usize) -> Vec<ApiKey>;
     api_keys_changed_since(i64, usize) -> Vec<ApiKey>;
+    api_key_revision() -> i64;
     revoke_api_key(Prefix, &Actor, Timestamp) -> Option<ApiKey>;
     prune_api_keys(Timestamp, usize) -> JanitorCounts;
     identity() -> Uuid;
