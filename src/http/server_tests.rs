@@ -156,7 +156,8 @@ async fn requests_over_the_cap_are_refused_at_once_on_any_connection() {
     let server = Server::start(ServerLimits { requests: 1, ..PATIENT }, LONG).await;
     let mut first = server.connect(HOLD).await;
     server.held.0.notified().await;
-    let refused = read_answer(&mut server.connect(GET).await).await;
+    let closing = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let refused = read_to_end(&mut server.connect(closing).await).await;
     assert!(refused.contains(" 503 ") && refused.contains("retry-after: 1"), "{refused}");
     server.held.1.notify_one();
     read_answer(&mut first).await;

@@ -288,8 +288,9 @@ async fn a_log_that_was_written_before_its_index_changed_is_found() {
 async fn keys_are_read_while_every_reader_is_taken() {
     let dir = tempfile::tempdir().unwrap();
     let store = owned(dir.path()).await;
-    let (taken, wait) =
-        (Arc::new(tokio::sync::Semaphore::new(0)), Arc::new(std::sync::Barrier::new(READERS as usize + 1)));
+    let taken = Arc::new(tokio::sync::Semaphore::new(0));
+    let wait = Arc::new(std::sync::Barrier::new(READERS as usize + 1));
+    let released = wait.clone();
     let hold = || {
         let (taken, wait) = (taken.clone(), wait.clone());
         store.read(move |_| {
@@ -301,7 +302,7 @@ async fn keys_are_read_while_every_reader_is_taken() {
     let keys = async {
         let _ = taken.acquire_many(READERS).await.unwrap();
         let read = tokio::time::timeout(std::time::Duration::from_secs(10), store.api_keys_changed_since(0, 1)).await;
-        tokio::task::spawn_blocking(move || wait.clone().wait()).await.unwrap();
+        tokio::task::spawn_blocking(move || released.wait()).await.unwrap();
         read
     };
     let (first, second, read) = tokio::join!(hold(), hold(), keys);
