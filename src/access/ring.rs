@@ -141,8 +141,11 @@ impl KeyRing {
     /// A change that was made here counts here at once.
     pub fn changed(&self, key: &ApiKey) {
         let mut entries = self.write();
-        if key.revoked_at.is_none() && key.revision <= self.revision.load(Ordering::Relaxed) {
-            // The poll was quicker, and will not come by again.
+        if key.revision <= self.revision.load(Ordering::Relaxed) {
+            // The poll was quicker and will not come by again, or the store was set back. A revocation is final in any case.
+            if key.revoked_at.is_some() {
+                entries.remove(&key.prefix);
+            }
             return;
         }
         if entries.get(&key.prefix).is_none_or(|known| known.revision < key.revision) {
