@@ -3,13 +3,12 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
-use futures_util::Stream;
+use bytes::Bytes;
 use warp::Filter;
 use warp::http::{HeaderValue, header};
 
 use super::Http;
-use super::body::Bodies;
+use super::body::{Bodies, Frames, Sent};
 use super::problem::{Kind, Problem};
 use crate::access::{Caller, KeyRing, Permission, Role, Token};
 
@@ -37,17 +36,16 @@ impl Access {
         Err(Problem::new(Kind::NotAllowed, detail))
     }
 
-    /// As [`Self::to`], with the body. That of a caller who may not is read to its end and not kept.
-    pub async fn with_body<B: Buf>(
+    /// As [`Self::to`], with the body. That of a caller who may not is discarded.
+    pub async fn with_body(
         self,
         permission: Permission,
         bodies: &Bodies,
-        length: Option<u64>,
-        body: &mut (impl Stream<Item = Result<B, warp::Error>> + Unpin),
+        sent: Sent<impl Frames>,
     ) -> Result<(Caller, Bytes), Problem> {
         match self.to(permission) {
-            Ok(caller) => Ok((caller, bodies.read_or_discard(length, body).await?)),
-            Err(problem) => Err(bodies.discard(body, problem).await),
+            Ok(caller) => Ok((caller, bodies.read_or_discard(sent).await?)),
+            Err(problem) => Err(bodies.discard(sent, problem).await),
         }
     }
 }

@@ -41,15 +41,10 @@ async fn audit(access: Access, http: Arc<Http>, query: String) -> Answer {
         by: filters.get::<Actor>("actor", ACTOR_EXPECTED)?,
         tenant: caller.tenant,
     };
-    // One more than asked for says whether there is another page.
-    let mut found = http.api.store.audit(&filter, page.cursor, page.limit + 1).await?;
-    let more = found.len() > page.limit;
-    found.truncate(page.limit);
+    let mut found = http.api.store.audit(&filter, page.cursor, page.asked()).await?;
+    let next = page.cut(&mut found, |last| last.id);
     let response = reply::json(StatusCode::OK, &found.iter().map(Shown::from).collect::<Vec<_>>())?;
-    Ok(match found.last() {
-        Some(last) if more => PAGES.link_next(response, &filters.on("/audit"), page.limit, last.id),
-        _ => response,
-    })
+    Ok(PAGES.link_next(response, &filters.on("/audit"), page.limit, next))
 }
 
 #[derive(Serialize)]

@@ -6,6 +6,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
+use warp::{Filter, Rejection};
 
 use super::problem::{Kind, Problem};
 
@@ -45,6 +46,38 @@ impl Default for BodyLimits {
     }
 }
 
+/// Marks a request whose body can be left unread without harm to the connection: on HTTP/2 it is reset.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Resettable;
+
+/// The frames of a body, in warp's opaque types.
+pub(super) trait Frames: Stream<Item = Result<Self::Frame, warp::Error>> + Unpin {
+    type Frame: Buf;
+}
+
+impl<F: Stream<Item = Result<B, warp::Error>> + Unpin, B: Buf> Frames for F {
+    type Frame = B;
+}
+
+/// A body that has not been read.
+pub(super) struct Sent<F> {
+    /// Its `Content-Length`.
+    pub announced: Option<u64>,
+    pub frames: F,
+    pub resettable: bool,
+}
+
+/// The body of a request.
+pub(super) fn sent() -> impl Filter<Extract = (Sent<impl Frames>,), Error = Rejection> + Copy {
+    warp::header::optional("content-length").and(warp::body::stream()).and(warp::ext::optional()).map(
+        |announced, frames, resettable: Option<Resettable>| Sent {
+            announced,
+            frames,
+            resettable: resettable.is_some(),
+        },
+    )
+}
+
 /// Reads bodies.
 pub(super) struct Bodies {
     limits: BodyLimits,
@@ -57,28 +90,23 @@ impl Bodies {
     }
 
     /// As [`Self::read`]; a body that is refused is read to its end all the same, as [`Self::discard`] says.
-    pub async fn read_or_discard<B: Buf>(
-        &self,
-        announced: Option<u64>,
-        frames: &mut (impl Stream<Item = Result<B, warp::Error>> + Unpin),
-    ) -> Result<Bytes, Problem> {
-        match self.read(announced, &mut *frames).await {
+    pub async fn read_or_discard(&self, mut sent: Sent<impl Frames>) -> Result<Bytes, Problem> {
+        match self.read(sent.announced, &mut sent.frames).await {
             Ok(body) => Ok(body),
-            Err(problem) => Err(self.discard(frames, problem).await),
+            Err(problem) => Err(self.discard(sent, problem).await),
         }
     }
 
     /// Reads what is left of a refused request's body and keeps nothing of it. A connection that is closed while its
     /// peer still writes loses the answer, and one that is kept with half a body in it is useless: what does not end
-    /// within bounds is closed, and the answer says so.
-    pub async fn discard<B: Buf>(
-        &self,
-        frames: &mut (impl Stream<Item = Result<B, warp::Error>> + Unpin),
-        problem: Problem,
-    ) -> Problem {
+    /// within bounds is closed, and the answer says so. Where a body can be reset, nothing of it is awaited.
+    pub async fn discard(&self, mut sent: Sent<impl Frames>, problem: Problem) -> Problem {
+        if sent.resettable {
+            return problem;
+        }
         let rest = async {
             let mut read = 0;
-            while let Some(Ok(frame)) = frames.next().await {
+            while let Some(Ok(frame)) = sent.frames.next().await {
                 read += frame.remaining();
                 if read > DISCARD_UP_TO_BYTES {
                     return false;
@@ -92,11 +120,7 @@ impl Bodies {
 
     /// The whole body. `announced` is its `Content-Length`. What counts against the memory for all bodies is what has
     /// come: an announcement is free, and must not keep others out.
-    pub async fn read<B: Buf>(
-        &self,
-        announced: Option<u64>,
-        frames: impl Stream<Item = Result<B, warp::Error>> + Unpin,
-    ) -> Result<Bytes, Problem> {
+    pub async fn read(&self, announced: Option<u64>, frames: impl Frames) -> Result<Bytes, Problem> {
         let max = self.limits.max_bytes;
         let size = announced.map_or(max, |size| usize::try_from(size).unwrap_or(usize::MAX));
         if size > max {
@@ -111,10 +135,7 @@ impl Bodies {
         }
     }
 
-    async fn collect<B: Buf>(
-        &self,
-        mut frames: impl Stream<Item = Result<B, warp::Error>> + Unpin,
-    ) -> Result<Bytes, Problem> {
+    async fn collect(&self, mut frames: impl Frames) -> Result<Bytes, Problem> {
         let first = self.next(&mut frames, 0).await?.unwrap_or_default();
         let mut held = self.reserve(shares(first.len()))?;
         let Some(second) = self.next(&mut frames, first.len()).await? else { return Ok(owned(first)) };
@@ -129,11 +150,7 @@ impl Bodies {
         Ok(whole.freeze())
     }
 
-    async fn next<B: Buf>(
-        &self,
-        frames: &mut (impl Stream<Item = Result<B, warp::Error>> + Unpin),
-        read: usize,
-    ) -> Result<Option<Bytes>, Problem> {
+    async fn next(&self, frames: &mut impl Frames, read: usize) -> Result<Option<Bytes>, Problem> {
         let Some(frame) = frames.next().await else { return Ok(None) };
         let mut frame = frame.map_err(|_| Problem::new(Kind::BodyNotRead, "the body ended too early"))?;
         if read + frame.remaining() > self.limits.max_bytes {
@@ -169,6 +186,7 @@ fn owned(body: Bytes) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use futures_util::stream::{self, BoxStream};
 
     use super::*;
@@ -177,6 +195,10 @@ mod tests {
 
     fn frames(parts: &[&'static str]) -> BoxStream<'static, Result<Bytes, warp::Error>> {
         stream::iter(parts.iter().map(|part| Ok(Bytes::from_static(part.as_bytes()))).collect::<Vec<_>>()).boxed()
+    }
+
+    fn sent<F>(frames: F, resettable: bool) -> Sent<F> {
+        Sent { announced: None, frames, resettable }
     }
 
     #[tokio::test]
@@ -209,12 +231,20 @@ mod tests {
         let bodies = Bodies::new(SMALL);
         let refused = || Problem::new(Kind::PayloadTooLarge, "over the limit");
         let mut ends = frames(&["01234", "56789", "x"]);
-        assert!(!bodies.discard(&mut ends, refused()).await.closes_connection());
+        assert!(!bodies.discard(sent(&mut ends, false), refused()).await.closes_connection());
         assert!(ends.next().await.is_none());
         let mut stalls = stream::pending::<Result<Bytes, _>>();
-        assert!(bodies.discard(&mut stalls, refused()).await.closes_connection());
+        assert!(bodies.discard(sent(&mut stalls, false), refused()).await.closes_connection());
         let mut floods = stream::repeat_with(|| Ok(Bytes::from_static(&[0; 65_536])));
-        assert!(bodies.discard(&mut floods, refused()).await.closes_connection());
+        assert!(bodies.discard(sent(&mut floods, false), refused()).await.closes_connection());
+    }
+
+    #[tokio::test]
+    async fn a_refused_body_that_can_be_reset_is_not_waited_for() {
+        let bodies = Bodies::new(SMALL);
+        let stalls = stream::pending::<Result<Bytes, _>>();
+        let refused = bodies.discard(sent(stalls, true), Problem::new(Kind::KeyMissing, "no key"));
+        assert!(std::pin::pin!(refused).now_or_never().is_some_and(|problem| !problem.closes_connection()));
     }
 
     #[tokio::test]

@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use bytes::Buf;
-use futures_util::Stream;
 use serde::Serialize;
 use serde_json::Value;
 use warp::Filter;
@@ -13,13 +11,14 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::access::{Access, access};
+use super::body::{Frames, Sent, sent};
 use super::problem::{FieldError, Problem, quoted, shortened};
 use super::query::{self, PageRules};
 use super::reply::{self, Answer};
 use super::subscription_body::{kind_of, object, refuse_if_any};
 use super::subscription_shown::Shown;
 use super::subscriptions::{to_the_end, update};
-use super::{Http, IdSegment, content_length, get_or_head, visible, with};
+use super::{Http, IdSegment, get_or_head, visible, with};
 use crate::access::{Caller, Permission};
 use crate::audit::Action;
 use crate::delivery::{DisabledReason, StateChange, Subscription, SubscriptionId};
@@ -38,38 +37,25 @@ const PAGES: PageRules =
 
 /// The routes of this file.
 pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
-    let body = || content_length().and(warp::body::stream());
     let disable = warp::path!("subscriptions" / IdSegment / "disable").and(warp::post());
-    let disable = disable.and(with(http)).and(access(http)).and(body()).then(disable_by_hand);
+    let disable = disable.and(with(http)).and(access(http)).and(sent()).then(disable_by_hand);
     let enable = warp::path!("subscriptions" / IdSegment / "enable").and(warp::post());
-    let enable = enable.and(with(http)).and(access(http)).and(body()).then(enable_by_hand);
+    let enable = enable.and(with(http)).and(access(http)).and(sent()).then(enable_by_hand);
     let changes = warp::path!("subscriptions" / IdSegment / "changes").and(get_or_head());
     let changes = changes.and(with(http)).and(access(http)).and(query::raw()).then(changes_of);
     disable.or(enable).unify().or(changes).unify().map(reply::render).boxed()
 }
 
-async fn disable_by_hand<B: Buf>(
-    segment: IdSegment,
-    http: Arc<Http>,
-    access: Access,
-    length: Option<u64>,
-    mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
-) -> Answer {
-    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, length, &mut body).await?;
+async fn disable_by_hand(segment: IdSegment, http: Arc<Http>, access: Access, sent: Sent<impl Frames>) -> Answer {
+    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, sent).await?;
     let id = segment.id()?;
     let reason = reason(&body)?;
     changed(http, caller, id, Action::Disabled, move |current| current.disabled.is_none().then(|| disabling(reason)))
         .await
 }
 
-async fn enable_by_hand<B: Buf>(
-    segment: IdSegment,
-    http: Arc<Http>,
-    access: Access,
-    length: Option<u64>,
-    mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
-) -> Answer {
-    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, length, &mut body).await?;
+async fn enable_by_hand(segment: IdSegment, http: Arc<Http>, access: Access, sent: Sent<impl Frames>) -> Answer {
+    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, sent).await?;
     let id = segment.id()?;
     let backlog = backlog(&body)?;
     // What is to be dropped is dropped from an enabled subscription, too.
@@ -173,15 +159,10 @@ async fn changes_of(segment: IdSegment, http: Arc<Http>, access: Access, query: 
     let id = segment.id()?;
     let page = PAGES.parse(&query)?;
     visible::subscription(&http, &caller, id).await?;
-    // One more than asked for says whether there is another page.
-    let mut found = http.api.store.state_changes(id, page.cursor, page.limit + 1).await?;
-    let more = found.len() > page.limit;
-    found.truncate(page.limit);
+    let mut found = http.api.store.state_changes(id, page.cursor, page.asked()).await?;
+    let next = page.cut(&mut found, |last| last.id);
     let response = reply::json(StatusCode::OK, &found.iter().map(ShownChange::from).collect::<Vec<_>>())?;
-    Ok(match found.last() {
-        Some(last) if more => PAGES.link_next(response, &format!("/subscriptions/{id}/changes"), page.limit, last.id),
-        _ => response,
-    })
+    Ok(PAGES.link_next(response, &format!("/subscriptions/{id}/changes"), page.limit, next))
 }
 
 #[derive(Serialize)]

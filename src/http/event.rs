@@ -45,15 +45,10 @@ async fn event(segment: String, http: Arc<Http>, access: Access, query: String) 
     let event = visible::event(&http, &caller, &segment).await?;
     let id = event.id;
     let after = page.cursor.map_or(DeliveryId::MIN, DeliveryId);
-    // One more than asked for says whether there is another page.
-    let mut found = http.api.store.event_deliveries(id, after, page.limit + 1).await?;
-    let more = found.len() > page.limit;
-    found.truncate(page.limit);
+    let mut found = http.api.store.event_deliveries(id, after, page.asked()).await?;
+    let next = page.cut(&mut found, |last| last.id);
     let response = reply::json(StatusCode::OK, &Shown::new(&event, &found)?)?;
-    Ok(match found.last() {
-        Some(last) if more => PAGES.link_next(response, &format!("/events/{id}"), page.limit, last.id),
-        _ => response,
-    })
+    Ok(PAGES.link_next(response, &format!("/events/{id}"), page.limit, next))
 }
 
 #[derive(Serialize)]

@@ -4,8 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bytes::Buf;
-use futures_util::Stream;
 use serde::Serialize;
 use warp::Filter;
 use warp::filters::BoxedFilter;
@@ -13,10 +11,11 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::access::{Access, access};
+use super::body::{Frames, Sent, sent};
 use super::event_body::new_event;
 use super::idempotency::{self, Key};
 use super::reply::{self, Answer};
-use super::{Http, content_length, with};
+use super::{Http, with};
 use crate::access::Permission;
 use crate::actors::{NewEvent, Published};
 use crate::delivery::{DeliveryId, DeliveryState, EventId, SubscriptionId};
@@ -27,37 +26,18 @@ const MAX_LISTED: usize = 1000;
 /// The route of this file.
 pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
     let all = warp::path("events").and(warp::path::end());
-    all.and(warp::post())
-        .and(with(http))
-        .and(access(http))
-        .and(idempotency::key())
-        .and(content_length())
-        .and(warp::body::stream())
-        .then(answer)
-        .boxed()
+    all.and(warp::post()).and(with(http)).and(access(http)).and(idempotency::key()).and(sent()).then(answer).boxed()
 }
 
-async fn answer<B: Buf>(
-    http: Arc<Http>,
-    access: Access,
-    key: Option<Key>,
-    length: Option<u64>,
-    mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
-) -> Response {
-    publish(&http, access, key, length, &mut body).await.unwrap_or_else(|problem| {
+async fn answer(http: Arc<Http>, access: Access, key: Option<Key>, sent: Sent<impl Frames>) -> Response {
+    publish(&http, access, key, sent).await.unwrap_or_else(|problem| {
         http.api.metrics.refused(problem.kind().name());
         problem.into_response()
     })
 }
 
-async fn publish<B: Buf>(
-    http: &Http,
-    access: Access,
-    key: Option<Key>,
-    length: Option<u64>,
-    body: &mut (impl Stream<Item = Result<B, warp::Error>> + Unpin),
-) -> Answer {
-    let (caller, body) = access.with_body(Permission::Ingest, &http.bodies, length, body).await?;
+async fn publish(http: &Http, access: Access, key: Option<Key>, sent: Sent<impl Frames>) -> Answer {
+    let (caller, body) = access.with_body(Permission::Ingest, &http.bodies, sent).await?;
     let event = new_event(&body, &caller)?;
     // What waits for the commit holds the payload, and not the body that it was copied from.
     drop(body);

@@ -5,19 +5,19 @@ use std::convert::Infallible;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
-use futures_util::Stream;
+use bytes::Bytes;
 use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::http::{HeaderValue, StatusCode, header};
 use warp::reply::Response;
 
 use super::access::{Access, access};
+use super::body::{Frames, Sent, sent};
 use super::idempotency::{self, Key};
 use super::problem::{FieldError, Kind, Problem, quoted};
 use super::server::Peer;
 use super::visible::no_subscription;
-use super::{Http, IdSegment, content_length, event_type, json, reply, visible, with};
+use super::{Http, IdSegment, event_type, json, reply, visible, with};
 use crate::access::Permission;
 use crate::actors::{Accepted, Active};
 use crate::delivery::{DeliveryId, SubscriptionId, Timestamp};
@@ -35,8 +35,7 @@ pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
         .and(with(http))
         .and(access(http))
         .and(headers())
-        .and(content_length())
-        .and(warp::body::stream())
+        .and(sent())
         .then(answer)
         .boxed()
 }
@@ -79,30 +78,28 @@ fn headers() -> impl Filter<Extract = (Headers,), Error = warp::Rejection> + Clo
         })
 }
 
-async fn answer<B: Buf>(
+async fn answer(
     segment: IdSegment,
     http: Arc<Http>,
     access: Access,
     headers: Headers,
-    length: Option<u64>,
-    mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
+    mut sent: Sent<impl Frames>,
 ) -> Response {
-    match ingest(&segment, &http, access, headers, length, &mut body).await {
+    match ingest(&segment, &http, access, headers, &mut sent).await {
         Ok((subscription, accepted)) => answer_accepted(subscription, accepted),
         Err(problem) => {
             http.api.metrics.refused(problem.kind().name());
-            http.bodies.discard(&mut body, problem).await.into_response()
+            http.bodies.discard(sent, problem).await.into_response()
         }
     }
 }
 
-async fn ingest<B: Buf>(
+async fn ingest(
     segment: &IdSegment,
     http: &Http,
     access: Access,
     headers: Headers,
-    length: Option<u64>,
-    body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
+    sent: &mut Sent<impl Frames>,
 ) -> Result<(SubscriptionId, Accepted<DeliveryId>), Problem> {
     let caller = access.to(Permission::Ingest)?;
     let id = segment.id()?;
@@ -119,11 +116,11 @@ async fn ingest<B: Buf>(
         // Before the body is read: nobody without a signature makes us hold one.
         (Some(_), None) => return Err(signature_missing(id)),
         (Some(keys), Some(signature)) => {
-            let body = http.bodies.read(length, body).await?;
+            let body = http.bodies.read(sent.announced, &mut sent.frames).await?;
             verify(keys, &body, signature, http.api.clock.wall(), headers.peer)?;
             body
         }
-        (None, _) => http.bodies.read(length, body).await?,
+        (None, _) => http.bodies.read(sent.announced, &mut sent.frames).await?,
     };
     let event_type = event_type(headers.event_type, headers.x_event_type)?;
     let ordering_key = ordering_key(headers.ordering_key)?;

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Buf;
-use futures_util::Stream;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use serde_json::Value;
@@ -14,12 +12,13 @@ use warp::http::{StatusCode, header};
 use warp::reply::Response;
 
 use super::access::{Access, access};
+use super::body::{Frames, Sent, sent};
 use super::problem::{FieldError, Kind, Problem, quoted, shortened};
 use super::query::{self, PageRules};
 use super::reply::{self, Answer, with_header};
 use super::subscription_body::{kind_of, object, refuse_if_any};
 use super::subscriptions::to_the_end;
-use super::{Http, content_length, get_or_head, with};
+use super::{Http, get_or_head, with};
 use crate::access::{ApiKey, KeyRequest, KeyShown, MAX_KEYS, Permission, Prefix, Role};
 
 const PAGES: PageRules =
@@ -34,8 +33,7 @@ const SECONDS_EXPECTED: &str = "a whole number of seconds from 60 to 315360000, 
 pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
     let all = || warp::path("keys").and(warp::path::end());
     let one = || warp::path!("keys" / String);
-    let body = content_length().and(warp::body::stream());
-    let create = all().and(warp::post()).and(with(http)).and(access(http)).and(body).then(create);
+    let create = all().and(warp::post()).and(with(http)).and(access(http)).and(sent()).then(create);
     let list = all().and(get_or_head()).and(with(http)).and(access(http)).and(query::raw()).then(list);
     let show = one().and(get_or_head()).and(with(http)).and(access(http)).then(show);
     let revoke = one().and(warp::delete()).and(with(http)).and(access(http)).then(revoke);
@@ -43,13 +41,8 @@ pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
     create.or(list).unify().or(show).unify().or(revoke).unify().map(secret).boxed()
 }
 
-async fn create<B: Buf>(
-    http: Arc<Http>,
-    access: Access,
-    length: Option<u64>,
-    mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
-) -> Answer {
-    let (caller, body) = access.with_body(Permission::Administer, &http.bodies, length, &mut body).await?;
+async fn create(http: Arc<Http>, access: Access, sent: Sent<impl Frames>) -> Answer {
+    let (caller, body) = access.with_body(Permission::Administer, &http.bodies, sent).await?;
     let request = request(&body)?;
     let now = http.api.clock.wall();
     let (text, new) = request.issue(now);
@@ -79,15 +72,10 @@ fn too_many() -> Problem {
 async fn list(http: Arc<Http>, access: Access, query: String) -> Answer {
     access.to(Permission::Administer)?;
     let page = PAGES.parse(&query)?;
-    // One more than asked for says whether there is another page.
-    let mut found = http.api.store.api_keys(page.cursor, page.limit + 1).await?;
-    let more = found.len() > page.limit;
-    found.truncate(page.limit);
+    let mut found = http.api.store.api_keys(page.cursor, page.asked()).await?;
+    let next = page.cut(&mut found, |last| last.prefix);
     let response = reply::json(StatusCode::OK, &found.iter().map(KeyShown::from).collect::<Vec<_>>())?;
-    Ok(match found.last() {
-        Some(last) if more => PAGES.link_next(response, "/keys", page.limit, last.prefix),
-        _ => response,
-    })
+    Ok(PAGES.link_next(response, "/keys", page.limit, next))
 }
 
 async fn show(segment: String, http: Arc<Http>, access: Access) -> Answer {

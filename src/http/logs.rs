@@ -36,13 +36,8 @@ async fn logs(segment: IdSegment, http: Arc<Http>, access: Access, query: String
     let id = segment.id()?;
     let page = PAGES.parse::<Uuid>(&query)?;
     visible::subscription(&http, &caller, id).await?;
-    // One more than asked for says whether there is another page.
-    let mut found = http.api.store.logs(id, page.cursor, page.limit + 1).await?;
-    let more = found.len() > page.limit;
-    found.truncate(page.limit);
+    let mut found = http.api.store.logs(id, page.cursor, page.asked()).await?;
+    let next = page.cut(&mut found, |last| last.id);
     let response = reply::json(StatusCode::OK, &found.iter().map(LogRow::from).collect::<Vec<_>>())?;
-    Ok(match found.last() {
-        Some(last) if more => PAGES.link_next(response, &format!("/subscriptions/{id}/logs"), page.limit, last.id),
-        _ => response,
-    })
+    Ok(PAGES.link_next(response, &format!("/subscriptions/{id}/logs"), page.limit, next))
 }

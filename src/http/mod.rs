@@ -162,10 +162,6 @@ fn get_or_head() -> impl Filter<Extract = (), Error = Rejection> + Copy {
     warp::get().or(warp::head()).unify()
 }
 
-fn content_length() -> impl Filter<Extract = (Option<u64>,), Error = Rejection> + Copy {
-    warp::header::optional("content-length")
-}
-
 /// A segment of a path that should be a subscription's id. Taking it never fails, so that what is no id is a missing
 /// subscription and not a missing page.
 struct IdSegment(Result<SubscriptionId, String>);

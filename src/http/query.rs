@@ -32,6 +32,20 @@ pub(super) struct Page<C> {
     pub cursor: Option<C>,
 }
 
+impl<C> Page<C> {
+    /// How many rows to ask for: one more than are shown says whether there is another page.
+    pub fn asked(&self) -> usize {
+        self.limit + 1
+    }
+
+    /// Leaves those that are shown; the cursor of the next page, if there is one.
+    pub fn cut<T, D>(&self, found: &mut Vec<T>, cursor: impl Fn(&T) -> D) -> Option<D> {
+        let more = found.len() > self.limit;
+        found.truncate(self.limit);
+        found.last().filter(|_| more).map(cursor)
+    }
+}
+
 impl PageRules {
     pub fn parse<C: FromStr>(&self, query: &str) -> Result<Page<C>, Problem> {
         self.parse_filtered(query, &[]).map(|(page, _)| page)
@@ -77,8 +91,15 @@ impl PageRules {
         })
     }
 
-    /// Adds the link to the page behind `last`. The path may have a query already.
-    pub fn link_next(&self, response: Response, path: &str, limit: usize, last: impl std::fmt::Display) -> Response {
+    /// Adds the link to the next page, if there is one. The path may have a query already.
+    pub fn link_next(
+        &self,
+        response: Response,
+        path: &str,
+        limit: usize,
+        next: Option<impl std::fmt::Display>,
+    ) -> Response {
+        let Some(last) = next else { return response };
         let begins = if path.contains('?') { '&' } else { '?' };
         let link = format!("<{path}{begins}limit={limit}&{}={last}>; rel=\"next\"", self.cursor);
         with_header(response, header::LINK, &link)
@@ -139,7 +160,7 @@ mod tests {
         let parse = |query: &str| RULES.parse_filtered::<i64>(query, &["of", "by"]);
         let (page, filters) = parse("of=7&limit=3&by=a%2Fb").unwrap();
         assert_eq!((page.limit, filters.get("of", "a number").unwrap()), (3, Some(7)));
-        let response = RULES.link_next(Response::default(), &filters.on("/x"), 3, 42);
+        let response = RULES.link_next(Response::default(), &filters.on("/x"), 3, Some(42));
         assert_eq!(response.headers()[header::LINK], "</x?of=7&by=a%2Fb&limit=3&after=42>; rel=\"next\"");
         assert_eq!(parse("").unwrap().1.get::<i64>("of", "a number").unwrap(), None);
         assert!(parse("of=x").unwrap().1.get::<i64>("of", "a number").is_err());
@@ -148,8 +169,19 @@ mod tests {
     }
 
     #[test]
+    fn a_page_is_cut_to_its_limit_and_says_where_the_next_one_begins() {
+        let page = RULES.parse::<i64>("limit=2").unwrap();
+        for (mut found, shown, next) in
+            [(vec![1, 2, 3], vec![1, 2], Some(2)), (vec![1, 2], vec![1, 2], None), (vec![], vec![], None)]
+        {
+            assert!(found.len() <= page.asked());
+            assert_eq!((page.cut(&mut found, |last| *last), found), (next, shown));
+        }
+    }
+
+    #[test]
     fn the_next_page_begins_behind_the_last_row() {
-        let response = RULES.link_next(Response::default(), "/subscriptions", 5, 42);
+        let response = RULES.link_next(Response::default(), "/subscriptions", 5, Some(42));
         assert_eq!(response.headers()[header::LINK], "</subscriptions?limit=5&after=42>; rel=\"next\"");
     }
 }

@@ -4,8 +4,6 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Buf;
-use futures_util::Stream;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -16,12 +14,13 @@ use warp::http::{StatusCode, header};
 use warp::reply::Response;
 
 use super::access::{Access, access};
+use super::body::{Frames, Sent, sent};
 use super::problem::{FieldError, Kind, Problem, shortened};
 use super::reply::{self, Answer, with_header};
 use super::secrets_body::secret;
 use super::subscription_body::{kind_of, object, refuse_if_any};
 use super::subscriptions::{merge, to_the_end};
-use super::{Http, IdSegment, content_length, get_or_head, visible, with};
+use super::{Http, IdSegment, get_or_head, visible, with};
 use crate::access::Permission;
 use crate::audit::{Act, Action, Thing};
 use crate::delivery::{MAX_PREVIOUS, Previous, Sealed, Secrets, Subscription, SubscriptionId, Timestamp};
@@ -44,8 +43,7 @@ pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
     let show = warp::path!("subscriptions" / IdSegment / "secret").and(get_or_head());
     let show = show.and(with(http)).and(access(http)).then(secret_of);
     let rotate = warp::path!("subscriptions" / IdSegment / "secret" / "rotate").and(warp::post());
-    let rotate =
-        rotate.and(with(http)).and(access(http)).and(content_length()).and(warp::body::stream()).then(rotate_secret);
+    let rotate = rotate.and(with(http)).and(access(http)).and(sent()).then(rotate_secret);
     let public_key = warp::path!("subscriptions" / IdSegment / "public-key").and(get_or_head());
     let public_key = public_key.and(with(http)).and(access(http)).then(public_key_of);
     show.or(rotate).unify().or(public_key).unify().map(reply::render).boxed()
@@ -122,14 +120,8 @@ fn without(id: SubscriptionId) -> Problem {
     Problem::new(Kind::SecretNotFound, detail)
 }
 
-async fn rotate_secret<B: Buf>(
-    segment: IdSegment,
-    http: Arc<Http>,
-    access: Access,
-    length: Option<u64>,
-    mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
-) -> Answer {
-    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, length, &mut body).await?;
+async fn rotate_secret(segment: IdSegment, http: Arc<Http>, access: Access, sent: Sent<impl Frames>) -> Answer {
+    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, sent).await?;
     let id = segment.id()?;
     let rotation = Rotation::read(&body)?;
     let now = http.api.clock.wall();

@@ -19,9 +19,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use warp::http::{HeaderValue, Request, header};
+use warp::http::{HeaderValue, Request, Version, header};
 use warp::reply::Response;
 
+use super::body::Resettable;
 use super::framing::{Ambiguous, Watched};
 use super::origin;
 use super::problem::{Kind, Problem};
@@ -34,9 +35,10 @@ const MAX_ACCEPT_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_HEADERS: usize = 64;
 /// The connection's read buffer, and with it the largest head of a request. Above hyper's minimum of 8 KiB.
 const MAX_BUFFER_BYTES: usize = 64 * 1024;
-/// HTTP/2: requests at once on one connection. Producers that want more open another.
+/// HTTP/2: requests at once on one connection, so that it takes many to fill [`ServerLimits::streams`]. Producers that want
+/// more open another.
 const MAX_STREAMS: u32 = 32;
-/// HTTP/2: the largest head of a request, decompressed.
+/// HTTP/2: the largest head of a request, decompressed: room for a key, a signature and what proxies add, several times over.
 const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
 /// HTTP/2: how often a silent peer is asked whether it is still there, and for how long it may not answer.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
@@ -50,9 +52,9 @@ pub(super) struct Peer(pub SocketAddr);
 pub(super) struct ServerLimits {
     /// Connections at once. Further ones wait in the kernel's queue.
     pub connections: usize,
-    /// Requests at once, on all connections together: each holds its head until it is answered, so that heads take at most
-    /// some 150 MiB. Further ones are answered with 503.
-    pub requests: usize,
+    /// HTTP/2: requests at once on all connections together, since each holds its head until it is answered. Further ones are
+    /// answered with 503. Those of HTTP/1 are one a connection, and nobody's streams can take their places.
+    pub streams: usize,
     /// For the first request's head; on HTTP/1 for every head, the silence before it included.
     pub header_timeout: Duration,
     /// A connection on which no request began or ended for so long, and none is being worked on, is closed: also when
@@ -65,8 +67,8 @@ impl Default for ServerLimits {
         Self {
             // Far more than producers need, and each costs a file descriptor and about 20 KiB.
             connections: 4096,
-            // Two for each connection: producers have one under way on each.
-            requests: 8192,
+            // Their heads take 128 MiB at most.
+            streams: 8192,
             // A head is one packet; who needs longer is not a client.
             header_timeout: Duration::from_secs(30),
             // As proxies in front of us do.
@@ -88,7 +90,7 @@ pub(super) async fn run<S>(
 {
     let http = Arc::new(protocol(&limits));
     let places = Arc::new(Semaphore::new(limits.connections));
-    let requests = Arc::new(Semaphore::new(limits.requests));
+    let streams = Arc::new(Semaphore::new(limits.streams));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     let mut stopped = pin!(stopped);
@@ -99,8 +101,8 @@ pub(super) async fn run<S>(
             accepted = accept(&listener, &places) => accepted,
         };
         while connections.try_join_next().is_some() {}
-        let (http, service, requests) = (http.clone(), service.clone(), requests.clone());
-        let connection = Connection { http, service, requests, peer, limits, _place: place };
+        let (http, service, streams) = (http.clone(), service.clone(), streams.clone());
+        let connection = Connection { http, service, streams, peer, limits, _place: place };
         connections.spawn(connection.serve(stream, graceful.watcher()));
     }
     drop(listener);
@@ -146,7 +148,7 @@ fn protocol(limits: &ServerLimits) -> auto::Builder<TokioExecutor> {
 struct Connection<S> {
     http: Arc<auto::Builder<TokioExecutor>>,
     service: S,
-    requests: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
     peer: SocketAddr,
     limits: ServerLimits,
     /// Given back with the connection.
@@ -164,13 +166,14 @@ where
         let activity = Arc::new(Activity::default());
         let ambiguous = Arc::new(Ambiguous::default());
         let stream = Watched::new(stream, ambiguous.clone());
-        let (service, requests, peer, counted) = (self.service, self.requests, self.peer, activity.clone());
+        let (service, streams, peer, counted) = (self.service, self.streams, self.peer, activity.clone());
         let service = service_fn(move |request| {
             let (number, end) = counted.clone().begin();
-            let place = requests.clone().try_acquire_owned().ok();
+            let stream = request.version() == Version::HTTP_2;
+            let place = stream.then(|| streams.clone().try_acquire_owned());
             let refused = length_refused(&request, ambiguous.is(number))
                 .or_else(|| origin::refuse(&request))
-                .or_else(|| place.is_none().then(too_many_requests));
+                .or_else(|| place.as_ref().is_some_and(Result::is_err).then(too_many_streams));
             let answer = answer(&service, peer, request, refused);
             end.after(async move {
                 let _place = place;
@@ -207,6 +210,9 @@ where
         Some(problem) => Either::Left(future::ready(Ok(problem.into_response()))),
         None => {
             request.extensions_mut().insert(Peer(peer));
+            if request.version() == Version::HTTP_2 {
+                request.extensions_mut().insert(Resettable);
+            }
             Either::Right(service.call(request))
         }
     };
@@ -229,8 +235,8 @@ fn length_refused<B>(request: &Request<B>, ambiguous: bool) -> Option<Problem> {
     })
 }
 
-fn too_many_requests() -> Problem {
-    Problem::new(Kind::Busy, "this node works on as many requests as it may").retry_after(1)
+fn too_many_streams() -> Problem {
+    Problem::new(Kind::Busy, "this node works on as many HTTP/2 requests as it may").retry_after(1)
 }
 
 /// Counts a connection's requests.

@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use bytes::Buf;
-use futures_util::Stream;
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use warp::Filter;
@@ -13,13 +11,14 @@ use warp::http::{StatusCode, header};
 use warp::reply::Response;
 
 use super::access::{Access, access};
+use super::body::{Frames, Sent, sent};
 use super::problem::{Kind, Problem};
 use super::query::{self, PageRules};
 use super::reply::{self, Answer, with_header};
 use super::subscription_body::{Change, ChangeBody, new_subscription};
 use super::subscription_shown::Shown;
 use super::visible::no_subscription;
-use super::{Http, IdSegment, content_length, get_or_head, visible, with};
+use super::{Http, IdSegment, get_or_head, visible, with};
 use crate::access::{Caller, Permission};
 use crate::audit::{Act, Action};
 use crate::delivery::{Subscription, SubscriptionId};
@@ -35,24 +34,18 @@ const MAX_MERGES: usize = 10;
 pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
     let all = || warp::path("subscriptions").and(warp::path::end());
     let one = || warp::path!("subscriptions" / IdSegment);
-    let body = || content_length().and(warp::body::stream());
-    let create = all().and(warp::post()).and(with(http)).and(access(http)).and(body()).then(create);
+    let create = all().and(warp::post()).and(with(http)).and(access(http)).and(sent()).then(create);
     let list = all().and(get_or_head()).and(with(http)).and(access(http)).and(query::raw()).then(list);
     let show = one().and(get_or_head()).and(with(http)).and(access(http)).then(show);
-    let patch = one().and(warp::patch()).and(with(http)).and(access(http)).and(body()).then(patch);
-    let replace = one().and(warp::put()).and(with(http)).and(access(http)).and(body()).then(replace);
+    let patch = one().and(warp::patch()).and(with(http)).and(access(http)).and(sent()).then(patch);
+    let replace = one().and(warp::put()).and(with(http)).and(access(http)).and(sent()).then(replace);
     let delete = one().and(warp::delete()).and(with(http)).and(access(http)).then(delete);
     let changes = replace.or(patch).unify().or(delete).unify();
     create.or(list).unify().or(show).unify().or(changes).unify().map(reply::render).boxed()
 }
 
-async fn create<B: Buf>(
-    http: Arc<Http>,
-    access: Access,
-    length: Option<u64>,
-    mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
-) -> Answer {
-    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, length, &mut body).await?;
+async fn create(http: Arc<Http>, access: Access, sent: Sent<impl Frames>) -> Answer {
+    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, sent).await?;
     let new = new_subscription(&body, &caller, &|url| http.api.policy.check_url(url))?;
     let (created, new) = to_the_end(async move {
         let (quota, now) = (http.api.max_subscriptions, http.api.clock.wall());
@@ -92,15 +85,10 @@ async fn list(http: Arc<Http>, access: Access, query: String) -> Answer {
     let caller = access.to(Permission::Read)?;
     let page = PAGES.parse(&query)?;
     let after = page.cursor.map(SubscriptionId);
-    // One more than asked for says whether there is another page.
-    let mut found = http.api.store.subscriptions(caller.tenant.as_deref(), after, page.limit + 1).await?;
-    let more = found.len() > page.limit;
-    found.truncate(page.limit);
+    let mut found = http.api.store.subscriptions(caller.tenant.as_deref(), after, page.asked()).await?;
+    let next = page.cut(&mut found, |last| last.id);
     let response = reply::json(StatusCode::OK, &found.iter().map(Shown::from).collect::<Vec<_>>())?;
-    Ok(match found.last() {
-        Some(last) if more => PAGES.link_next(response, "/subscriptions", page.limit, last.id),
-        _ => response,
-    })
+    Ok(PAGES.link_next(response, "/subscriptions", page.limit, next))
 }
 
 async fn show(segment: IdSegment, http: Arc<Http>, access: Access) -> Answer {
@@ -109,27 +97,15 @@ async fn show(segment: IdSegment, http: Arc<Http>, access: Access) -> Answer {
     reply::json(StatusCode::OK, &Shown::from(&found))
 }
 
-async fn replace<B: Buf>(
-    segment: IdSegment,
-    http: Arc<Http>,
-    access: Access,
-    length: Option<u64>,
-    mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
-) -> Answer {
-    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, length, &mut body).await?;
+async fn replace(segment: IdSegment, http: Arc<Http>, access: Access, sent: Sent<impl Frames>) -> Answer {
+    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, sent).await?;
     let id = segment.id()?;
     let change = Change::Replace(ChangeBody::read(&body, &|url| http.api.policy.check_url(url))?);
     change_as_asked(http, caller, id, change).await
 }
 
-async fn patch<B: Buf>(
-    segment: IdSegment,
-    http: Arc<Http>,
-    access: Access,
-    length: Option<u64>,
-    mut body: impl Stream<Item = Result<B, warp::Error>> + Unpin,
-) -> Answer {
-    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, length, &mut body).await?;
+async fn patch(segment: IdSegment, http: Arc<Http>, access: Access, sent: Sent<impl Frames>) -> Answer {
+    let (caller, body) = access.with_body(Permission::Manage, &http.bodies, sent).await?;
     let id = segment.id()?;
     let change = Change::Patch(ChangeBody::read(&body, &|url| http.api.policy.check_url(url))?);
     change_as_asked(http, caller, id, change).await
