@@ -69,6 +69,15 @@ pub async fn rotate_master(
     store.migrate(Clock::start().wall()).await.context("the store could not be prepared")?;
     let vault = Vault::new(config.master_keys.clone(), false);
     let cache = open_cache(config, &*store).await?;
+    let record = async |detail: String| {
+        let act = Act { detail: Some(detail), ..Act::new(Actor::CommandLine, Action::MasterKeyRotated) };
+        store
+            .record(&act, &Thing::MasterKey, None, Clock::start().wall())
+            .await
+            .context("the audit takes no record of it")
+    };
+    // Before the work: what it has done stays done, also if it is interrupted.
+    record("begun".to_owned()).await?;
     let resealed = async {
         let given_up = match give_up {
             Some(lost) => vault::give_up(&vault, &*store, &*cache, lost, Clock::start().wall()).await?,
@@ -83,11 +92,7 @@ pub async fn rotate_master(
         if let Some(lost) = give_up {
             let _ = write!(detail, "; {lost} given up, and {} subscriptions disabled with it", done.given_up);
         }
-        let act = Act { detail: Some(detail), ..Act::new(Actor::CommandLine, Action::MasterKeyRotated) };
-        store
-            .record(&act, &Thing::MasterKey, None, Clock::start().wall())
-            .await
-            .context("the audit has no record of it")?;
+        record(detail).await?;
     }
     store.close().await;
     Ok(resealed?)

@@ -35,6 +35,8 @@ pub struct KeyRing {
     entries: RwLock<HashMap<Prefix, Entry>>,
     /// Every change up to this one has been taken.
     revision: AtomicI64,
+    /// The highest that was heard of, from the store or from a change made here: the store never has a lower one again.
+    heard_of: AtomicI64,
     /// When the last question was asked that was answered in full, on the steady clock.
     fresh_at: AtomicI64,
     look_ups: Semaphore,
@@ -70,9 +72,9 @@ impl Entry {
 impl KeyRing {
     /// With all keys that there are.
     pub async fn load(store: Arc<dyn Store>, clock: Clock) -> Result<Arc<Self>> {
-        let (revision, fresh_at) = (AtomicI64::new(0), AtomicI64::new(i64::MIN));
+        let (revision, heard_of, fresh_at) = (AtomicI64::new(0), AtomicI64::new(0), AtomicI64::new(i64::MIN));
         let look_ups = Semaphore::new(MAX_LOOK_UPS);
-        let ring = Self { store, clock, entries: RwLock::default(), revision, fresh_at, look_ups };
+        let ring = Self { store, clock, entries: RwLock::default(), revision, heard_of, fresh_at, look_ups };
         ring.poll().await?;
         Ok(Arc::new(ring))
     }
@@ -99,13 +101,12 @@ impl KeyRing {
         loop {
             // Before the question: the answer is of some moment after this one.
             let asked_at = self.clock.steady();
+            let heard_of = self.heard_of.load(Ordering::Relaxed);
             let after = self.revision.load(Ordering::Relaxed);
             let changed = self.store.api_keys_changed_since(after, PAGE).await?;
             self.take(&changed);
-            if changed.is_empty() && self.store.api_key_revision().await? < after {
-                // The store was set back, to a backup or a replica that lagged: what is held may never have been.
-                self.write().clear();
-                self.revision.store(0, Ordering::Relaxed);
+            if changed.is_empty() && self.store.api_key_revision().await? < heard_of {
+                self.forget();
                 continue;
             }
             if changed.len() < PAGE {
@@ -113,6 +114,16 @@ impl KeyRing {
                 return Ok(());
             }
         }
+    }
+
+    /// The store was set back, to a backup or a replica that lagged: what is held may never have been. Until all is read again,
+    /// each key is looked up.
+    fn forget(&self) {
+        let mut entries = self.write();
+        entries.clear();
+        self.revision.store(0, Ordering::Relaxed);
+        self.heard_of.store(0, Ordering::Relaxed);
+        self.fresh_at.store(i64::MIN, Ordering::Relaxed);
     }
 
     /// Takes the next changes, in their order. Whatever is dead by them can go: nothing older comes after it.
@@ -136,6 +147,7 @@ impl KeyRing {
             entries.retain(|_, entry| entry.held.as_ref().is_none_or(|held| held.is_live(now)));
         }
         self.revision.store(last.revision, Ordering::Relaxed);
+        self.heard_of.fetch_max(last.revision, Ordering::Relaxed);
     }
 
     /// A change that was made here counts here at once.
@@ -148,7 +160,9 @@ impl KeyRing {
             }
             return;
         }
-        if entries.get(&key.prefix).is_none_or(|known| known.revision < key.revision) {
+        self.heard_of.fetch_max(key.revision, Ordering::Relaxed);
+        let newer = entries.get(&key.prefix).is_none_or(|known| known.revision < key.revision);
+        if newer || key.revoked_at.is_some() {
             entries.insert(key.prefix, Entry::of(key));
         }
     }
@@ -158,7 +172,10 @@ impl KeyRing {
     /// # Errors
     /// When what is held is too old and the store does not answer: nobody can say then.
     pub async fn check(&self, token: &Token) -> Result<Option<Caller>> {
-        if self.is_fresh() { Ok(self.held(token)) } else { self.look_up(token).await }
+        match self.held(token) {
+            Some(held) => Ok(held),
+            None => self.look_up(token).await,
+        }
     }
 
     fn is_fresh(&self) -> bool {
@@ -166,11 +183,15 @@ impl KeyRing {
         self.clock.steady().since(fresh_at) <= MAX_AGE
     }
 
-    fn held(&self, token: &Token) -> Option<Caller> {
+    /// What is held of it, unless that is too old. Under one lock: what is forgotten in between is not taken for unknown.
+    fn held(&self, token: &Token) -> Option<Option<Caller>> {
         let entries = self.read();
-        let held = entries.get(&token.prefix)?.held.as_ref()?;
-        let good = held.hash.matches(&token.hash) && held.is_live(self.clock.wall());
-        good.then(|| held.caller.clone())
+        if !self.is_fresh() {
+            return None;
+        }
+        let held = entries.get(&token.prefix).and_then(|entry| entry.held.as_ref());
+        let good = |held: &&Held| held.hash.matches(&token.hash) && held.is_live(self.clock.wall());
+        Some(held.filter(good).map(|held| held.caller.clone()))
     }
 
     async fn look_up(&self, token: &Token) -> Result<Option<Caller>> {

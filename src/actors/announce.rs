@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::AcceptError;
 use super::engine::write;
 use super::fan_out::{self, FanOut};
-use super::node::Node;
+use super::node::{Node, STORE_RETRY};
 use super::supervisor;
 use crate::delivery::{AttemptLog, OWN_EVENTS, StateChange, SubscriptionId, Timestamp};
 use crate::store::writer::{Announcement, Key, What};
@@ -29,8 +29,6 @@ const PERIOD: Duration = Duration::from_secs(1);
 const MAX_HEARERS: usize = 1000;
 /// Most changes that are read at once.
 const MAX_CHANGES: usize = 100;
-/// How long to wait before asking a store again that could not say who wants to hear of it.
-const STORE_RETRY: Duration = Duration::from_secs(1);
 
 /// Announces changes of subscriptions until it is aborted.
 pub(super) async fn run(node: Arc<Node>, supervisor: ActorRef<supervisor::Message>) {

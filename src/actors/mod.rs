@@ -11,6 +11,8 @@ mod announce;
 mod attempts;
 mod backlog;
 mod budget;
+mod config;
+mod disabling;
 mod engine;
 mod entry;
 mod fan_out;

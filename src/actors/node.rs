@@ -23,6 +23,9 @@ use crate::vault::Vault;
 /// From here on committed payloads are left to the store, so that the other half stays for new events.
 const SPILL_BYTES: usize = MAX_PAYLOAD_BYTES / 2;
 
+/// How long to wait before asking a store again that could not answer.
+pub(super) const STORE_RETRY: Duration = Duration::from_secs(1);
+
 /// Longer than any wait for a retry that can be meant.
 pub(super) fn longest_wait() -> Duration {
     MAX_WAIT.max(MAX_RETRY_AFTER) * 2

@@ -9,19 +9,19 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::announce;
 use super::attempts::Permit;
-use super::entry::{Config, Entry, PASSIVATE_AFTER};
-use super::node::Node;
+use super::config::Config;
+use super::disabling;
+use super::entry::{Entry, PASSIVATE_AFTER};
+use super::node::{Node, STORE_RETRY};
 use super::shares::{Claimant, Standing};
 use super::supervisor;
-use crate::access;
-use crate::audit::{self, Act};
 use crate::delivery::{
     Action, AttemptLog, AttemptResult, Delivery, DeliveryId, DisabledReason, Input, MAX_RETRIES_HELD, Machine, Outcome,
-    Retry, RetryChange, Snapshot, Subscription, SubscriptionId, Timestamp, Waits,
+    Retry, RetryChange, Snapshot, Timestamp, Waits,
 };
 use crate::outbound::client::AttemptRequest;
 use crate::store::writer::Record;
-use crate::store::{BacklogPage, Pending, StoreError, SubscriptionChange, Update};
+use crate::store::{BacklogPage, Pending, StoreError};
 
 /// An actor is not passivated when it has something to do within this time.
 const PASSIVATION_HORIZON: std::time::Duration = std::time::Duration::from_secs(60);
@@ -350,51 +350,10 @@ impl State {
 
     fn disable(&mut self, reason: DisabledReason, myself: &ActorRef<Message>) {
         tracing::warn!(subscription_id = %self.entry.id, reason = reason.as_str(), "disabling the subscription");
-        let id = self.entry.id;
         let (supervisor, entry) = (self.supervisor.clone(), self.entry.clone());
-        let config = entry.config();
-        let judged = config.subscription.clone();
-        let detail = match (reason, config.subscription.failing_since) {
-            (DisabledReason::Gone, _) => "the receiver answered 410 Gone".to_owned(),
-            (_, Some(since)) => format!("every attempt has failed since {since}"),
-            (_, None) => "every attempt has failed for as long as the subscription allows".to_owned(),
-        };
+        let judged = entry.config().subscription.clone();
         self.spawn(myself, move |node, _| async move {
-            let mut version = judged.version;
-            // Until the store has it: meanwhile this actor makes no attempt, and the producers do not know why.
-            while is_as_judged(&judged, &entry.config().subscription) {
-                let change = SubscriptionChange {
-                    disabled: Some(Some(reason)),
-                    detail: Some(detail.clone()),
-                    act: Some(Act {
-                        by: access::Actor::Hookpost,
-                        action: audit::Action::Disabled,
-                        detail: Some(detail.clone()),
-                    }),
-                    only_version: Some(version),
-                    ..SubscriptionChange::default()
-                };
-                match node.parts.store.update_subscription(id, change, node.parts.clock.wall()).await {
-                    Ok(Update::Done(subscription)) => {
-                        let changed = Box::new(subscription.clone());
-                        let _ = supervisor.cast(supervisor::Message::Changed(changed, None));
-                        node.parts.cache.changed(&subscription).await;
-                        return;
-                    }
-                    Ok(Update::Missing) => return,
-                    // By a change that this process has not heard of; it need not be one of what was judged.
-                    Ok(Update::Overtaken) => match node.parts.store.subscription(id).await {
-                        Ok(Some(newer)) if is_as_judged(&judged, &newer) => {
-                            version = newer.version;
-                            continue;
-                        }
-                        Ok(_) => return,
-                        Err(error) => not_disabled(id, &error),
-                    },
-                    Err(error) => not_disabled(id, &error),
-                }
-                tokio::time::sleep(STORE_RETRY).await;
-            }
+            disabling::disable(&node, &supervisor, &entry, &judged, reason).await
         });
     }
 
@@ -499,9 +458,6 @@ async fn record_announced(
     node.writer.record(record);
 }
 
-/// How long to wait before asking a store again that could not answer.
-const STORE_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
-
 /// Tells the actor when a task of its own ends by a panic: whatever waits for its answer would wait for ever.
 struct Alarm(ActorRef<Message>);
 
@@ -530,13 +486,4 @@ fn log_outcome(
             tracing::warn!(delivery_id = %id, %subscription_id, attempt, error, "delivery failed for good");
         }
     }
-}
-
-/// Whether the receiver is still the one that was judged, and nobody has disabled the subscription meanwhile.
-fn is_as_judged(judged: &Subscription, now: &Subscription) -> bool {
-    now.target_url == judged.target_url && now.disabled == judged.disabled
-}
-
-fn not_disabled(id: SubscriptionId, error: &StoreError) {
-    tracing::error!(subscription_id = %id, %error, "could not disable the subscription");
 }

@@ -10,7 +10,8 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
 use super::AcceptError;
-use super::entry::{Config, Entry};
+use super::config::Config;
+use super::entry::Entry;
 use super::node::Node;
 use super::subscription::{self, SubscriptionActor};
 use crate::delivery::{DeliveryId, Subscription, SubscriptionId};

@@ -1,6 +1,6 @@
 //! What a subscription's owner may decide about its delivery, and what follows from it for the machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -45,6 +45,19 @@ pub struct Settings {
     /// Sent with every attempt. May hold credentials: shown by name only.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
+}
+
+impl Settings {
+    /// The names of those that are others than in `other`.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let fields = |settings: &Self| match serde_json::to_value(settings) {
+            Ok(serde_json::Value::Object(fields)) => fields,
+            _ => serde_json::Map::new(),
+        };
+        let (own, others) = (fields(self), fields(other));
+        let named: BTreeSet<_> = own.keys().chain(others.keys()).collect();
+        named.into_iter().filter(|name| own.get(*name) != others.get(*name)).cloned().collect()
+    }
 }
 
 /// Of headers the names: their values may be credentials.

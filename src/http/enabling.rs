@@ -17,7 +17,7 @@ use super::query::{self, PageRules};
 use super::reply::{self, Answer};
 use super::subscription_body::{kind_of, object, refuse_if_any};
 use super::subscription_shown::Shown;
-use super::subscriptions::{to_the_end, update};
+use super::subscriptions::{Deed, merge, to_the_end};
 use super::{Http, IdSegment, get_or_head, visible, with};
 use crate::access::{Caller, Permission};
 use crate::audit::Action;
@@ -50,8 +50,10 @@ async fn disable_by_hand(segment: IdSegment, http: Arc<Http>, access: Access, se
     let (caller, body) = access.with_body(Permission::Manage, &http.bodies, sent).await?;
     let id = segment.id()?;
     let reason = reason(&body)?;
-    changed(http, caller, id, Action::Disabled, move |current| current.disabled.is_none().then(|| disabling(reason)))
-        .await
+    changed(http, caller, id, Action::Disabled, move |current| {
+        current.disabled.is_none().then(|| disabling(reason.clone()))
+    })
+    .await
 }
 
 async fn enable_by_hand(segment: IdSegment, http: Arc<Http>, access: Access, sent: Sent<impl Frames>) -> Answer {
@@ -60,7 +62,8 @@ async fn enable_by_hand(segment: IdSegment, http: Arc<Http>, access: Access, sen
     let backlog = backlog(&body)?;
     // What is to be dropped is dropped from an enabled subscription, too.
     changed(http, caller, id, Action::Enabled, move |current| {
-        (current.disabled.is_some() || backlog == Backlog::Drop).then(|| enabling(backlog))
+        let disabled = current.disabled.is_some();
+        (disabled || backlog == Backlog::Drop).then(|| enabling(disabled, backlog))
     })
     .await
 }
@@ -71,14 +74,13 @@ async fn changed(
     caller: Caller,
     id: SubscriptionId,
     action: Action,
-    change: impl FnOnce(&Subscription) -> Option<SubscriptionChange> + Send + 'static,
+    change: impl Fn(&Subscription) -> Option<SubscriptionChange> + Send + Sync + 'static,
 ) -> Answer {
     let subscription = to_the_end(async move {
-        let current = visible::subscription(&http, &caller, id).await?;
-        match change(&current) {
-            Some(change) => update(&http, &caller, id, &(action, change.detail.clone()), change).await,
-            None => Ok(current),
-        }
+        merge(&http, &caller, id, |current| {
+            Ok(change(current).map(|change| (Deed { action, detail: change.detail.clone() }, change)))
+        })
+        .await
     })
     .await?;
     reply::json(StatusCode::OK, &Shown::from(&subscription))
@@ -93,15 +95,16 @@ fn disabling(reason: Option<String>) -> SubscriptionChange {
     }
 }
 
-fn enabling(backlog: Backlog) -> SubscriptionChange {
-    let (drop_backlog, detail) = match backlog {
-        Backlog::Deliver => (false, "enabled by hand; what waited is delivered"),
-        Backlog::Drop => (true, "enabled by hand; what waited was dropped"),
+fn enabling(disabled: bool, backlog: Backlog) -> SubscriptionChange {
+    let detail = match (disabled, backlog) {
+        (_, Backlog::Deliver) => "enabled by hand; what waited is delivered",
+        (true, Backlog::Drop) => "enabled by hand; what waited was dropped",
+        (false, Backlog::Drop) => "what waited was dropped",
     };
     SubscriptionChange {
         disabled: Some(None),
         detail: Some(detail.to_owned()),
-        drop_backlog,
+        drop_backlog: backlog == Backlog::Drop,
         ..SubscriptionChange::default()
     }
 }
@@ -223,7 +226,7 @@ mod tests {
         for body in ["[]", r#"{"backlog":"Drop"}"#, r#"{"backlog":null}"#, r#"{"backlog":true}"#, r#"{"drop":true}"#] {
             assert!(backlog(body.as_bytes()).is_err(), "{body}");
         }
-        assert!(enabling(Backlog::Drop).drop_backlog && !enabling(Backlog::Deliver).drop_backlog);
+        assert!(enabling(true, Backlog::Drop).drop_backlog && !enabling(true, Backlog::Deliver).drop_backlog);
     }
 
     #[test]

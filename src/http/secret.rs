@@ -19,7 +19,7 @@ use super::problem::{FieldError, Kind, Problem, shortened};
 use super::reply::{self, Answer, with_header};
 use super::secrets_body::secret;
 use super::subscription_body::{kind_of, object, refuse_if_any};
-use super::subscriptions::{merge, to_the_end};
+use super::subscriptions::{Deed, merge, to_the_end};
 use super::{Http, IdSegment, get_or_head, visible, with};
 use crate::access::Permission;
 use crate::audit::{Act, Action, Thing};
@@ -126,10 +126,11 @@ async fn rotate_secret(segment: IdSegment, http: Arc<Http>, access: Access, sent
     let rotation = Rotation::read(&body)?;
     let now = http.api.clock.wall();
     let (rotated, rotation) = to_the_end(async move {
-        let vault = http.api.vault.clone();
-        let rotated =
-            merge(&http, &caller, id, &(Action::SecretRotated, None), |current| rotation.of(current, &vault, now))
-                .await?;
+        let rotated = merge(&http, &caller, id, |current| {
+            let change = rotation.of(current, &http.api.vault, now)?;
+            Ok(change.map(|change| (Deed { action: Action::SecretRotated, detail: None }, change)))
+        })
+        .await?;
         Ok((rotated, rotation))
     })
     .await?;
@@ -195,7 +196,7 @@ impl Rotation {
             if same(&opened, &self.secret) {
                 secrets.current = Some(replaced);
                 secrets.previous.retain(|previous| previous.counts(now));
-                return Ok(shortened.then(|| written(secrets, current)));
+                return Ok(shortened.then(|| written(secrets)));
             }
             let until = now + self.overlap.unwrap_or(DEFAULT_OVERLAP);
             secrets.previous.insert(0, Previous { secret: replaced, until });
@@ -207,7 +208,7 @@ impl Rotation {
             }
         }
         secrets.current = Some(vault.seal(&self.secret, Purpose::Secret, owner)?);
-        Ok(Some(written(secrets, current)))
+        Ok(Some(written(secrets)))
     }
 
     /// An overlap that was asked for bounds that of earlier rotations, too: a secret that has to go is gone by then. Whether
@@ -233,12 +234,8 @@ fn too_many(id: SubscriptionId, previous: &[Previous]) -> Problem {
     Problem::new(Kind::TooManySecrets, detail)
 }
 
-fn written(secrets: Secrets, current: &Subscription) -> SubscriptionChange {
-    SubscriptionChange {
-        secrets: Some(Some(secrets)),
-        only_version: Some(current.version),
-        ..SubscriptionChange::default()
-    }
+fn written(secrets: Secrets) -> SubscriptionChange {
+    SubscriptionChange { secrets: Some(Some(secrets)), ..SubscriptionChange::default() }
 }
 
 /// In constant time: a caller could otherwise guess the secret that is there.

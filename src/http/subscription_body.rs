@@ -39,8 +39,6 @@ struct Fields {
     tenant: Option<String>,
     secrets: SecretsBody,
     settings: SettingsBody,
-    /// Of all of them, in the order in which they stand in the body.
-    names: Vec<String>,
 }
 
 /// A new subscription, before it has an id and its secrets are sealed.
@@ -113,17 +111,7 @@ impl ChangeBody {
 }
 
 impl Change {
-    /// The fields that it names, for the audit. They all exist.
-    pub fn names(&self) -> Option<String> {
-        match self {
-            Self::Patch(ChangeBody(fields)) => (!fields.names.is_empty()).then(|| fields.names.join(", ")),
-            // What it does not name it sets back, and it enables.
-            Self::Replace(ChangeBody(fields)) => Some(format!("replaced and enabled: {}", fields.names.join(", "))),
-        }
-    }
-
-    /// The change of a subscription that is like this. What is written as a whole, with what was there in it, is written
-    /// only while it is like this.
+    /// The change of a subscription that is like this.
     pub fn of(&self, current: &Subscription, vault: &Vault) -> Result<SubscriptionChange, NoMasterKey> {
         let (Self::Replace(ChangeBody(fields)) | Self::Patch(ChangeBody(fields))) = self;
         let secrets = fields
@@ -138,18 +126,34 @@ impl Change {
                 settings: Some(fields.settings.clone().over(&Settings::default())),
                 disabled: Some(None),
                 detail: Some("enabled by an update".to_owned()),
-                only_version: secrets.is_some().then_some(current.version),
                 secrets,
                 ..common
             },
             Self::Patch(_) => SubscriptionChange {
                 settings: Some(fields.settings.clone().over(&current.settings)),
-                only_version: Some(current.version),
                 secrets,
                 ..common
             },
         })
     }
+}
+
+/// The names of the fields that a change makes different, for the audit; empty if it makes no difference. Secrets that are
+/// written count as different: what they were is not looked at.
+pub(super) fn differences(current: &Subscription, change: &SubscriptionChange) -> Vec<String> {
+    let differs = |name: &str, differs: bool| differs.then(|| name.to_owned());
+    let mut names: Vec<_> = [
+        differs("target_url", change.target_url.as_deref().is_some_and(|url| url != &*current.target_url)),
+        differs("event_type", change.event_types.as_ref().is_some_and(|types| *types != current.event_types)),
+        differs("secrets", change.secrets.is_some()),
+        differs("disabled", change.disabled.is_some_and(|disabled| disabled != current.disabled)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    names.extend(change.settings.iter().flat_map(|settings| settings.differences(&current.settings)));
+    names.sort_unstable();
+    names
 }
 
 pub(super) fn refuse_if_any(errors: Vec<FieldError>) -> Result<(), Problem> {
@@ -159,7 +163,6 @@ pub(super) fn refuse_if_any(errors: Vec<FieldError>) -> Result<(), Problem> {
 fn fields(body: &[u8], check_url: CheckUrl<'_>) -> Result<(Fields, Vec<FieldError>), Problem> {
     let (mut fields, mut errors) = (Fields::default(), Vec::new());
     for (name, value) in object(body, BODY_EXPECTED)? {
-        fields.names.push(name.clone());
         match &*name {
             "target_url" => fields.target_url = kept(target_url(&value, check_url), &mut errors),
             "event_type" => fields.event_types = kept(event_types(&value), &mut errors),

@@ -15,7 +15,7 @@ use super::body::{Frames, Sent, sent};
 use super::problem::{Kind, Problem};
 use super::query::{self, PageRules};
 use super::reply::{self, Answer, with_header};
-use super::subscription_body::{Change, ChangeBody, new_subscription};
+use super::subscription_body::{Change, ChangeBody, differences, new_subscription};
 use super::subscription_shown::Shown;
 use super::visible::no_subscription;
 use super::{Http, IdSegment, get_or_head, visible, with};
@@ -113,62 +113,50 @@ async fn patch(segment: IdSegment, http: Arc<Http>, access: Access, sent: Sent<i
 
 async fn change_as_asked(http: Arc<Http>, caller: Caller, id: SubscriptionId, change: Change) -> Answer {
     let changed = to_the_end(async move {
-        let vault = http.api.vault.clone();
-        let deed = (Action::Changed, change.names());
-        merge(&http, &caller, id, &deed, |current| Ok(Some(change.of(current, &vault)?))).await
+        merge(&http, &caller, id, |current| {
+            let change = change.of(current, &http.api.vault)?;
+            let names = differences(current, &change);
+            Ok((!names.is_empty()).then(|| (Deed { action: Action::Changed, detail: Some(names.join(", ")) }, change)))
+        })
+        .await
     })
     .await?;
     reply::json(StatusCode::OK, &Shown::from(&changed))
 }
 
 /// Writes what follows from what is stored. Whoever is overtaken looks again, so that two changes at the same time both
-/// count. What follows may be nothing.
+/// count. What follows may be nothing. The one way in which a caller changes a subscription.
 pub(super) async fn merge(
     http: &Http,
     caller: &Caller,
     id: SubscriptionId,
-    deed: &Deed,
-    change: impl Fn(&Subscription) -> Result<Option<SubscriptionChange>, Problem>,
+    change: impl Fn(&Subscription) -> Result<Option<(Deed, SubscriptionChange)>, Problem>,
 ) -> Result<Subscription, Problem> {
     for _ in 0..MAX_MERGES {
         let current = visible::subscription(http, caller, id).await?;
-        let Some(change) = change(&current)? else { return Ok(current) };
-        match update(http, caller, id, deed, change).await {
-            Err(problem) if problem.kind() == Kind::ChangedMeanwhile => {}
-            done => return done,
+        let Some((Deed { action, detail }, change)) = change(&current)? else { return Ok(current) };
+        let act = Some(Act { by: caller.actor.clone(), action, detail });
+        let change = SubscriptionChange { act, only_version: Some(current.version), ..change };
+        match http.api.store.update_subscription(id, change, http.api.clock.wall()).await? {
+            Update::Done(changed) => {
+                // Before the answer: what is ingested after it must see the change.
+                http.api.engine.subscription_changed(changed.clone()).await;
+                return Ok(changed);
+            }
+            Update::Missing => return Err(no_subscription(id)),
+            Update::Overtaken => {}
         }
     }
-    Err(overtaken(id))
-}
-
-/// What is done, and what the audit says of it beside that.
-pub(super) type Deed = (Action, Option<String>);
-
-/// Changes it in the store, and tells everyone. The caller was found to see it: it never changes hands.
-pub(super) async fn update(
-    http: &Http,
-    caller: &Caller,
-    id: SubscriptionId,
-    deed: &Deed,
-    change: SubscriptionChange,
-) -> Result<Subscription, Problem> {
-    let act = Act { by: caller.actor.clone(), action: deed.0, detail: deed.1.clone() };
-    let change = SubscriptionChange { act: Some(act), ..change };
-    match http.api.store.update_subscription(id, change, http.api.clock.wall()).await? {
-        Update::Done(changed) => {
-            // Before the answer: what is ingested after it must see the change.
-            http.api.engine.subscription_changed(changed.clone()).await;
-            Ok(changed)
-        }
-        Update::Missing => Err(no_subscription(id)),
-        Update::Overtaken => Err(overtaken(id)),
-    }
-}
-
-fn overtaken(id: SubscriptionId) -> Problem {
     let detail =
         format!("subscription {id} was changed by others at the same time, again and again; nothing was changed");
-    Problem::new(Kind::ChangedMeanwhile, detail)
+    Err(Problem::new(Kind::ChangedMeanwhile, detail))
+}
+
+/// What the audit says of a change.
+pub(super) struct Deed {
+    pub action: Action,
+    /// In words, without a value that may be secret.
+    pub detail: Option<String>,
 }
 
 async fn delete(segment: IdSegment, http: Arc<Http>, access: Access) -> Answer {

@@ -1,13 +1,13 @@
 //! `hookpost keys rotate-master --give-up`: goes on without a master key that is lost. What is sealed under it is taken
 //! away, and the subscriptions concerned are disabled, so that nothing is sent unsigned that was signed before.
 
-use super::reseal::{MAX_PASSES, PAGE};
+use super::reseal::go_through;
 use super::{NoMasterKey, ResealError, Vault};
 use crate::access::Actor;
 use crate::audit::{Act, Action};
 use crate::cache::Cache;
 use crate::delivery::{DisabledReason, Subscription, Timestamp};
-use crate::store::{Store, StoreError, SubscriptionChange, Update};
+use crate::store::{Store, SubscriptionChange, Update};
 
 /// Why a subscription is disabled, and how it is brought back.
 const DETAIL: &str = "its secret was sealed under a master key that was given up; give it a new one and enable it";
@@ -44,39 +44,23 @@ pub async fn give_up(
         return Err(NotGivenUp::Unknown(lost.to_owned(), known.join(", ")).into());
     }
     let mut count = 0;
-    for _ in 0..MAX_PASSES {
-        if pass(store, cache, lost, now, &mut count).await? {
-            return Ok(count);
-        }
-    }
-    Err(ResealError::Overtaken)
-}
-
-/// Goes through the store once; whether nobody changed what was to be taken away.
-async fn pass(
-    store: &dyn Store,
-    cache: &dyn Cache,
-    lost: &str,
-    now: Timestamp,
-    count: &mut u64,
-) -> Result<bool, StoreError> {
-    let (mut after, mut undisturbed) = (None, true);
-    loop {
-        let page = store.subscriptions_with_secrets(after, PAGE).await?;
-        let Some(last) = page.last() else { return Ok(undisturbed) };
-        after = Some(last.id);
-        for subscription in &page {
+    go_through(store, async |page| {
+        let mut undisturbed = true;
+        for subscription in page {
             let Some(change) = without(subscription, lost) else { continue };
             match store.update_subscription(subscription.id, change, now).await? {
                 Update::Done(changed) => {
                     cache.changed(&changed).await;
-                    *count += 1;
+                    count += 1;
                 }
                 Update::Missing => {}
                 Update::Overtaken => undisturbed = false,
             }
         }
-    }
+        Ok(undisturbed)
+    })
+    .await?;
+    Ok(count)
 }
 
 /// The change of a subscription that has something sealed under the lost key.

@@ -7,9 +7,9 @@ use crate::delivery::{KeyPair, Previous, Sealed, Secrets, Subscription, Subscrip
 use crate::store::{Reseal, Store, StoreError};
 
 /// Subscriptions of one transaction: short enough for nobody to wait for it.
-pub(super) const PAGE: usize = 200;
+const PAGE: usize = 200;
 /// How often the whole store is gone through, if others keep changing what is being sealed.
-pub(super) const MAX_PASSES: usize = 10;
+const MAX_PASSES: usize = 10;
 /// Most subscriptions that are named: who has more than these lacks a key.
 const MAX_NAMED: usize = 20;
 
@@ -60,45 +60,55 @@ pub async fn rotate_master(
     let first = vault.first().ok_or(NoMasterKey)?;
     admit(vault, store).await?;
     let mut done = Resealed::default();
-    for _ in 0..MAX_PASSES {
-        done.unopened.clear();
-        if pass(vault, store, cache, &mut done, progress).await? {
-            done.retired = store.forget_master_keys(first.id()).await?;
-            return Ok(done);
-        }
-    }
-    Err(ResealError::Overtaken)
-}
-
-/// Goes through the store once; whether nobody changed what was being sealed.
-async fn pass(
-    vault: &Vault,
-    store: &dyn Store,
-    cache: &dyn Cache,
-    done: &mut Resealed,
-    progress: &mut (dyn FnMut(u64) + Send),
-) -> Result<bool, StoreError> {
-    let (mut after, mut undisturbed) = (None, true);
-    loop {
-        let page = store.subscriptions_with_secrets(after, PAGE).await?;
-        let Some(last) = page.last() else { return Ok(undisturbed) };
-        after = Some(last.id);
+    go_through(store, async |page| {
         let mut changes = Vec::new();
-        for subscription in &page {
+        for subscription in page {
             match resealed(vault, subscription) {
                 Ok(secrets) => changes.extend(secrets.map(|secrets| change_of(subscription, secrets))),
-                Err(error) if done.unopened.len() < MAX_NAMED => done.unopened.push((subscription.id, error)),
-                Err(_) => {}
+                Err(error) => done.does_not_open(subscription.id, error),
             }
         }
         let changed = if changes.is_empty() { Vec::new() } else { store.reseal(&changes).await? };
-        undisturbed &= changed.len() == changes.len();
         for subscription in &changed {
             // A copy that is sealed under a key that is about to go must not be served.
             cache.changed(subscription).await;
         }
         done.count += changed.len() as u64;
         progress(done.count);
+        Ok(changed.len() == changes.len())
+    })
+    .await?;
+    done.retired = store.forget_master_keys(first.id()).await?;
+    Ok(done)
+}
+
+/// Shows `work` all subscriptions that have secrets, in pages, again and again until it was disturbed on none of them: until
+/// nobody had changed what it was changing.
+pub(super) async fn go_through(
+    store: &dyn Store,
+    mut work: impl AsyncFnMut(&[Subscription]) -> Result<bool, StoreError>,
+) -> Result<(), ResealError> {
+    for _ in 0..MAX_PASSES {
+        let (mut after, mut undisturbed) = (None, true);
+        loop {
+            let page = store.subscriptions_with_secrets(after, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.id);
+            undisturbed &= work(&page).await?;
+        }
+        if undisturbed {
+            return Ok(());
+        }
+    }
+    Err(ResealError::Overtaken)
+}
+
+impl Resealed {
+    /// Once each, however often it is come by.
+    fn does_not_open(&mut self, id: SubscriptionId, error: Unopened) {
+        if self.unopened.len() < MAX_NAMED && self.unopened.iter().all(|(known, _)| *known != id) {
+            self.unopened.push((id, error));
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! API keys: each change is one statement, which takes the next revision first and holds it until its commit.
+//! API keys: each change takes the next revision first and holds it until its commit.
 
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Row};
@@ -12,7 +12,6 @@ use crate::access::{Actor, ApiKey, KeyHash, NewApiKey, Prefix};
 use crate::audit::Action;
 use crate::delivery::Timestamp;
 
-/// Lets the next one wait until this one's commit, so that revisions are seen in their order.
 const NEXT: &str = "next AS (UPDATE key_revision SET revision = revision + 1 RETURNING revision)";
 
 const PRUNE: &str = "DELETE FROM api_keys WHERE prefix = ANY(ARRAY(
@@ -48,7 +47,7 @@ impl PostgresStore {
         let (prefix, role) = (prefix.as_str(), role.as_str());
         let params: [&(dyn ToSql + Sync); 11] =
             [&prefix, &now.0, &expires_at, &role, &tenant, &name, &hash, &most, &by, &action, &detail];
-        let found = self.rows(&sql, &params).await?;
+        let found = self.change_key(&sql, &params).await?;
         found.first().map(api_key).transpose()
     }
 
@@ -84,7 +83,7 @@ impl PostgresStore {
              WHERE k.prefix = $1 RETURNING k.*"
         );
         let (by, action) = (by.to_string(), Action::KeyRevoked.as_str());
-        self.rows(&sql, &[&prefix.as_str(), &now.0, &by, &action]).await?.first().map(api_key).transpose()
+        self.change_key(&sql, &[&prefix.as_str(), &now.0, &by, &action]).await?.first().map(api_key).transpose()
     }
 }
 

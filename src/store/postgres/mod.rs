@@ -84,6 +84,25 @@ impl PostgresStore {
         rows_of(&self.key_pool, sql, params).await
     }
 
+    /// A change of a key. Whoever changes another waits here first, so that the statement sees what they have done.
+    async fn change_key(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
+        let mut client = self.pool.get().await.map_err(pool_error)?;
+        let change = async {
+            let transaction = client.transaction().await?;
+            transaction.execute("SELECT FROM key_revision FOR UPDATE", &[]).await?;
+            let rows = transaction.query(sql, params).await?;
+            transaction.commit().await?;
+            Ok(rows)
+        };
+        match timeout(READ_DEADLINE, change).await {
+            Ok(rows) => rows.map_err(store_error),
+            Err(_) => {
+                drop(Object::take(client));
+                Err(too_slow("a change of a key"))
+            }
+        }
+    }
+
     async fn maintenance(&self) -> Result<Session> {
         self.connector.open(Purpose::Maintenance).await
     }
