@@ -56,7 +56,9 @@ make_verifiers() {
   local root verifiers
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   verifiers=$root/target/verifiers
-  cmp -s "$root/tests/requirements.txt" "$verifiers/stamp" && return 0
+  # A stamp alone may be left over: a newer Python, or a folder that was moved, finds nothing in it.
+  cmp -s "$root/tests/requirements.txt" "$verifiers/stamp" &&
+    "$verifiers/bin/python" -c 'import nacl, standardwebhooks' 2>/dev/null && return 0
   say "making $verifiers"
   mkdir -p "$root/target"
   if ! { python3 -m venv --clear "$verifiers" &&

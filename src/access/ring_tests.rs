@@ -202,3 +202,17 @@ async fn a_store_that_was_set_back_is_read_again_from_the_start() {
     ring.poll().await.unwrap();
     assert!(!opens(&ring, &token).await, "a revocation is seen, whatever was held before");
 }
+
+/// The poll had not come to it, and never will.
+#[tokio::test(start_paused = true)]
+async fn a_key_made_here_goes_with_the_store_that_was_set_back() {
+    let home = Home::new().await;
+    let ring = home.ring().await;
+    let (made, token) = home.key(Role::Reader, None).await;
+    ring.changed(&made);
+    assert!(opens(&ring, &token).await);
+    let database = rusqlite::Connection::open(home.dir.path().join("hookpost.db")).unwrap();
+    database.execute_batch("DELETE FROM api_keys; UPDATE key_revision SET revision = 0").unwrap();
+    ring.poll().await.unwrap();
+    assert!(!opens(&ring, &token).await);
+}

@@ -108,14 +108,14 @@ pub(super) struct Create {
 pub(super) fn run(command: &Command) -> ExitCode {
     match command {
         Command::Create(create) => match create.request().check().first() {
-            None => in_store(&create.flags, async |store, now| make(store, create, now).await),
+            None => in_store(&create.flags, async |store, now, place| make(store, create, now, place).await),
             Some(refused) => {
                 let _ = writeln!(io::stderr(), "error: {}", refusal(refused));
                 ExitCode::from(2)
             }
         },
-        Command::List { json, flags } => in_store(flags, async |store, now| list(store, *json, now).await),
-        Command::Revoke { prefix, flags } => in_store(flags, async |store, now| revoke(store, *prefix, now).await),
+        Command::List { json, flags } => in_store(flags, async |store, now, _| list(store, *json, now).await),
+        Command::Revoke { prefix, flags } => in_store(flags, async |store, now, _| revoke(store, *prefix, now).await),
         Command::NewMaster => finish(master::new_master()),
         Command::RotateMaster { give_up, flags } => {
             with_config(flags, |config| finish(master::rotate_master(&config, give_up.as_deref())))
@@ -123,12 +123,12 @@ pub(super) fn run(command: &Command) -> ExitCode {
     }
 }
 
-fn in_store(flags: &Flags, work: impl AsyncFnOnce(&Arc<dyn Store>, Timestamp) -> anyhow::Result<()>) -> ExitCode {
+fn in_store(flags: &Flags, work: impl AsyncFnOnce(&Arc<dyn Store>, Timestamp, &str) -> anyhow::Result<()>) -> ExitCode {
     let in_store = async |config: Config| {
         let store = service::open_store(&config)?;
         let now = Clock::start().wall();
         store.migrate(now).await.context("the store could not be prepared")?;
-        let done = work(&store, now).await;
+        let done = work(&store, now, &config.store()).await;
         store.close().await;
         done
     };
@@ -148,7 +148,8 @@ fn refusal(refused: &KeyRefused) -> String {
     format!("--{flag} is {}; expected {}", refused.found, refused.expected)
 }
 
-async fn make(store: &Arc<dyn Store>, create: &Create, now: Timestamp) -> anyhow::Result<()> {
+/// `place` says which store it is: a key of another one opens nothing.
+async fn make(store: &Arc<dyn Store>, create: &Create, now: Timestamp, place: &str) -> anyhow::Result<()> {
     let (text, new) = create.request().issue(now);
     let created =
         store.create_api_key(new, MAX_KEYS, &Actor::CommandLine, now).await.context("the key could not be stored")?;
@@ -163,7 +164,7 @@ async fn make(store: &Arc<dyn Store>, create: &Create, now: Timestamp) -> anyhow
     print(&format!("{}\n", text.expose_secret()))?;
     let _ = writeln!(
         io::stderr(),
-        "This is key {} ({}), {}. It is shown this once; send it as `Authorization: Bearer <key>`.",
+        "This is key {} ({}), {}, made in the store that is configured here ({place}). It is shown this once; send it as `Authorization: Bearer <key>`.",
         key.prefix,
         key.name,
         what_it_is(&key, now)

@@ -1,11 +1,11 @@
 //! Judges the value of each setting. An error says what is wrong with the value, without repeating it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use secrecy::SecretString;
 use tracing_subscriber::EnvFilter;
 
@@ -121,6 +121,11 @@ pub(super) fn allow_targets(text: &str) -> Parsed<Vec<IpNet>> {
 fn network(text: &str) -> Parsed<IpNet> {
     let address = text.parse::<IpAddr>().map(IpNet::from);
     let network = text.parse::<IpNet>().or(address).map_err(|_| format!("{text:?} is not a range"))?;
+    if let Some(embedded) = embedded_v4(network) {
+        return Err(format!(
+            "{text:?} is a range of IPv4 addresses inside IPv6 ones, which are judged as IPv4; write {embedded}"
+        ));
+    }
     // `10.1.2.3/8` opens all of 10/8, which its author may not have meant.
     match network.trunc() {
         whole if whole == network => Ok(network),
@@ -143,6 +148,17 @@ pub(super) fn refused_ports(text: &str) -> Parsed<Vec<u16>> {
 
 fn port(text: &str) -> Parsed<u16> {
     text.parse().ok().filter(|port| *port > 0).ok_or_else(|| format!("{text:?} is not a port from 1 to 65535"))
+}
+
+/// The IPv4 range that a mapped one (`::ffff:10.0.0.0/104`) or one behind NAT64 (`64:ff9b::`) stands for.
+fn embedded_v4(network: IpNet) -> Option<Ipv4Net> {
+    let IpNet::V6(network) = network else { return None };
+    let inside = |prefix: Ipv6Net| prefix.contains(&network);
+    let embeds = inside(Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96))
+        || inside(Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96));
+    let [.., a, b, c, d] = network.addr().octets();
+    let range = Ipv4Net::new(Ipv4Addr::new(a, b, c, d), network.prefix_len().checked_sub(96)?).ok()?;
+    embeds.then_some(range)
 }
 
 pub(super) fn dns_servers(text: &str) -> Parsed<Vec<SocketAddr>> {

@@ -168,6 +168,10 @@ fn the_ports_of_mail_redis_and_memcached_are_refused_unless_a_list_says_otherwis
 fn a_range_that_opens_more_than_it_names_is_refused() {
     let text = refusal(with_env(&[("HOOKPOST_ALLOW_TARGETS", "10.1.2.3/8")]));
     assert!(text.contains("write 10.0.0.0/8 or 10.1.2.3"), "{text}");
+    for (embedded, meant) in [("::ffff:10.0.0.0/104", "10.0.0.0/8"), ("64:ff9b::10.1.2.3", "10.1.2.3/32")] {
+        let text = refusal(with_env(&[("HOOKPOST_ALLOW_TARGETS", embedded)]));
+        assert!(text.contains(&format!("write {meant}")), "{text}");
+    }
 }
 
 #[test]

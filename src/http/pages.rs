@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use utoipa_swagger_ui::Config;
 use warp::Filter;
 use warp::filters::BoxedFilter;
-use warp::http::{HeaderValue, StatusCode, header};
+use warp::http::{HeaderMap, HeaderValue, StatusCode, header};
 use warp::path::FullPath;
 use warp::reply::Response;
 
@@ -38,7 +38,11 @@ const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
 
 /// The routes of this file.
 pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
-    let home = warp::path::end().and(get_or_head()).and(with(http)).map(|http: Arc<Http>| Ok(home(&http)));
+    let home = warp::path::end()
+        .and(get_or_head())
+        .and(with(http))
+        .and(warp::header::headers_cloned())
+        .map(|http: Arc<Http>, headers: HeaderMap| Ok(home(&http, &headers)));
     let config = Arc::new(Config::from("../openapi.json").validator_url("none"));
     let docs = warp::path("docs")
         .and(get_or_head())
@@ -49,9 +53,15 @@ pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
     home.or(docs).unify().or(problem).unify().map(reply::render).boxed()
 }
 
-fn home(http: &Http) -> Response {
+fn home(http: &Http, headers: &HeaderMap) -> Response {
     let body = home_body(&http.api.engine.status(), http.api.keys.is_some(), http.api.dev);
-    page("Hookpost", &body)
+    page("Hookpost", &format!("{body}{}", home_links(headers)))
+}
+
+/// With requests to try, to where the page itself was asked for.
+fn home_links(headers: &HeaderMap) -> String {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost:8000");
+    HOME_LINKS.replace("{server}", &format!("http://{}", escaped(host)))
 }
 
 /// What is shown to everybody: figures only where nobody is asked who they are.
@@ -61,7 +71,7 @@ fn home_body(status: &EngineStatus, with_keys: bool, dev: bool) -> String {
         Some(reason) => format!("<p class=\"bad\">Alive, but not ready: {}.</p>", escaped(reason)),
     };
     if with_keys {
-        return format!("{ready}<p class=\"note\">{KEYS_NEEDED}</p>{HOME_LINKS}");
+        return format!("{ready}<p class=\"note\">{KEYS_NEEDED}</p>");
     }
     let access = if dev {
         "Development mode: private targets are allowed, and nobody is asked who they are."
@@ -72,7 +82,7 @@ fn home_body(status: &EngineStatus, with_keys: bool, dev: bool) -> String {
         "{ready}<p class=\"note\">{access}</p>\
          <table><tr><th>Version</th><td>{version}</td></tr><tr><th>Store</th><td>{store}</td></tr>\
          <tr><th>Cache</th><td>{cache}</td></tr><tr><th>Active subscriptions</th><td>{active}</td></tr>\
-         <tr><th>Attempts in flight</th><td>{attempts}</td></tr></table>{HOME_LINKS}",
+         <tr><th>Attempts in flight</th><td>{attempts}</td></tr></table>",
         version = env!("CARGO_PKG_VERSION"),
         store = escaped(status.store),
         cache = escaped(&status.cache),
@@ -193,6 +203,12 @@ mod tests {
 
     #[test]
     fn what_is_shown_is_inert() {
+        let asked = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("a.example:9<script>"))]);
+        let links = home_links(&asked);
+        assert!(
+            links.contains("http://a.example:9&lt;script&gt;/subscriptions") && !links.contains("<script>"),
+            "{links}"
+        );
         let body = home_body(&status(Some("<script>1</script>"), "\"'&"), false, false);
         assert!(!body.contains("<script>"));
         assert!(body.contains("&lt;script&gt;") && body.contains("&quot;&#39;&amp;"));

@@ -196,7 +196,7 @@ impl Rotation {
             if same(&opened, &self.secret) {
                 secrets.current = Some(replaced);
                 secrets.previous.retain(|previous| previous.counts(now));
-                return Ok(shortened.then(|| written(secrets)));
+                return Ok(shortened.then(|| written(secrets, current)));
             }
             let until = now + self.overlap.unwrap_or(DEFAULT_OVERLAP);
             secrets.previous.insert(0, Previous { secret: replaced, until });
@@ -208,7 +208,7 @@ impl Rotation {
             }
         }
         secrets.current = Some(vault.seal(&self.secret, Purpose::Secret, owner)?);
-        Ok(Some(written(secrets)))
+        Ok(Some(written(secrets, current)))
     }
 
     /// An overlap that was asked for bounds that of earlier rotations, too: a secret that has to go is gone by then. Whether
@@ -234,8 +234,12 @@ fn too_many(id: SubscriptionId, previous: &[Previous]) -> Problem {
     Problem::new(Kind::TooManySecrets, detail)
 }
 
-fn written(secrets: Secrets) -> SubscriptionChange {
-    SubscriptionChange { secrets: Some(Some(secrets)), ..SubscriptionChange::default() }
+fn written(secrets: Secrets, current: &Subscription) -> SubscriptionChange {
+    SubscriptionChange {
+        secrets: Some(Some(secrets)),
+        only_version: Some(current.version),
+        ..SubscriptionChange::default()
+    }
 }
 
 /// In constant time: a caller could otherwise guess the secret that is there.

@@ -111,7 +111,8 @@ impl ChangeBody {
 }
 
 impl Change {
-    /// The change of a subscription that is like this.
+    /// The change of a subscription that is like this. What is written as a whole, with what was there in it, is written
+    /// only while it is like this.
     pub fn of(&self, current: &Subscription, vault: &Vault) -> Result<SubscriptionChange, NoMasterKey> {
         let (Self::Replace(ChangeBody(fields)) | Self::Patch(ChangeBody(fields))) = self;
         let secrets = fields
@@ -126,11 +127,13 @@ impl Change {
                 settings: Some(fields.settings.clone().over(&Settings::default())),
                 disabled: Some(None),
                 detail: Some("enabled by an update".to_owned()),
+                only_version: secrets.is_some().then_some(current.version),
                 secrets,
                 ..common
             },
             Self::Patch(_) => SubscriptionChange {
                 settings: Some(fields.settings.clone().over(&current.settings)),
+                only_version: Some(current.version),
                 secrets,
                 ..common
             },

@@ -135,6 +135,7 @@ pub(super) async fn merge(
     for _ in 0..MAX_MERGES {
         let current = visible::subscription(http, caller, id).await?;
         let Some((Deed { action, detail }, change)) = change(&current)? else { return Ok(current) };
+        // Only over this one, or the record would name what differs from another.
         let act = Some(Act { by: caller.actor.clone(), action, detail });
         let change = SubscriptionChange { act, only_version: Some(current.version), ..change };
         match http.api.store.update_subscription(id, change, http.api.clock.wall()).await? {

@@ -88,21 +88,31 @@ fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
         IpAddr::V6(address) => {
-            let [first, second, ..] = address.segments();
-            let behind_nat64 = (first, second) == (0x64, 0xff9b);
+            let [first, ..] = address.segments();
+            let behind_nat64 = address.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
             match address.to_ipv4_mapped() {
                 Some(mapped) => is_public_v4(mapped),
                 None if behind_nat64 => is_public_v4(last_four(address)),
-                None => {
-                    first & 0xe000 == 0x2000 && first != 0x2002 && first != 0x3ffe && !is_special_2001(first, second)
-                }
+                None => first & 0xe000 == 0x2000 && !is_special_v6(address) && !is_private_isatap(address),
             }
         }
     }
 }
 
-fn is_special_2001(first: u16, second: u16) -> bool {
-    first == 0x2001 && (second < 0x200 || second == 0xdb8)
+fn is_special_v6(address: Ipv6Addr) -> bool {
+    let [first, second, third, ..] = address.segments();
+    match first {
+        0x2001 => second < 0x200 || second == 0xdb8,
+        0x2002 | 0x3ffe => true,
+        0x2620 => (second, third) == (0x4f, 0x8000),
+        0x3fff => second < 0x1000,
+        _ => false,
+    }
+}
+
+fn is_private_isatap(address: Ipv6Addr) -> bool {
+    let [.., flags, marker, _, _] = address.segments();
+    (flags == 0 || flags == 0x200) && marker == 0x5efe && !is_public_v4(last_four(address))
 }
 
 fn last_four(address: Ipv6Addr) -> Ipv4Addr {
@@ -114,8 +124,10 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     let [a, b, c, _] = address.octets();
     let shared = a == 100 && (64..128).contains(&b);
     let tests = (a, b & 0xfe) == (198, 18) || (a, b, c) == (192, 0, 0);
+    let anycast = [(192, 31, 196), (192, 52, 193), (192, 88, 99), (192, 175, 48)].contains(&(a, b, c));
+    let azure = address == Ipv4Addr::new(168, 63, 129, 16);
     let named = address.is_private() || address.is_loopback() || address.is_link_local() || address.is_documentation();
-    !named && !shared && !tests && a != 0 && a < 224
+    !named && !shared && !tests && !anycast && !azure && a != 0 && a < 224
 }
 
 /// Headers that are accepted are as many lines of a request's head as there are headers, and none that Hookpost sets.

@@ -81,7 +81,8 @@ fn refused_v6(address: Ipv6Addr) -> Option<IpNet> {
         return Some(IpNet::from(IpAddr::V6(address)));
     }
     let special = REFUSED_V6.into_iter().find(|range| range.contains(&address)).map(IpNet::V6);
-    special.or_else(|| isatap(address).and_then(refused_v4).map(IpNet::V4))
+    // Who opens it opens this address: the IPv4 range would say nothing of what it is reached by.
+    special.or_else(|| isatap(address).and_then(refused_v4).map(|_| IpNet::from(IpAddr::V6(address))))
 }
 
 /// The IPv4 address inside an ISATAP interface identifier (RFC 5214), which can follow any prefix.
@@ -162,6 +163,12 @@ mod tests {
             assert!(!is_public(&format!("{prefix}169.254.169.254")), "{prefix}");
             assert!(is_public(&format!("{prefix}9.9.9.9")), "{prefix}");
         }
+    }
+
+    #[test]
+    fn what_is_refused_for_an_isatap_address_is_what_would_open_it() {
+        let address: IpAddr = "2600::5efe:10.0.0.1".parse().unwrap();
+        assert_eq!(refused(reached(address)), Some(IpNet::from(address)));
     }
 
     #[test]

@@ -14,6 +14,8 @@ on_both_stores!(
     one_whose_settings_another_process_has_changed_is_disabled_all_the_same,
     a_tenant_sees_what_was_done_to_its_own,
     what_was_refused_or_made_no_difference_leaves_no_record,
+    a_replacement_is_on_record_with_all_that_it_changed,
+    two_who_disable_at_the_same_time_leave_one_record,
 );
 
 /// Actor and action of all records of an object, oldest first.
@@ -120,9 +122,37 @@ async fn what_was_refused_or_made_no_difference_leaves_no_record(backend: Backen
     let at = |path: &str| format!("/subscriptions/{id}{path}");
     app.patch(&at(""), json!({"target_url": 7})).await.expect(400);
     app.post(&at("/enable"), json!({})).await.expect(200);
+    for change in [json!({}), json!({"target_url": "https://receiver.example/hook", "max_concurrency": null})] {
+        app.patch(&at(""), change.clone()).await.expect(200);
+        app.put(&at(""), change).await.expect(200);
+    }
     let foreign = app.request(Method::DELETE, &at("")).header("origin", "https://evil.example");
     send(foreign).await.expect(403);
     app.delete("/subscriptions/99").await;
     let all = app.get("/audit").await.expect(200);
     assert_eq!(all.as_array().map(Vec::len), Some(1), "{all}");
+}
+
+async fn a_replacement_is_on_record_with_all_that_it_changed(backend: Backend) {
+    let app = App::start(backend).await;
+    let settings = json!({"max_concurrency": 3, "headers": {"x-token": "hunter2"}, "order": "fifo"});
+    let id = app.subscribe_with("https://receiver.example/hook", settings).await;
+    let at = |path: &str| format!("/subscriptions/{id}{path}");
+    app.post(&at("/disable"), json!({})).await.expect(200);
+    app.put(&at(""), json!({"target_url": "https://other.example/", "order": "fifo"})).await.expect(200);
+    let audit = app.get("/audit?limit=1").await;
+    assert!(!audit.text.contains("hunter2"));
+    assert_eq!(audit.expect(200)[0]["detail"], "disabled, headers, max_concurrency, target_url");
+}
+
+async fn two_who_disable_at_the_same_time_leave_one_record(backend: Backend) {
+    let app = App::start(backend).await;
+    let id = app.subscribe("https://receiver.example/hook").await;
+    let path = format!("/subscriptions/{id}/disable");
+    let disable = || app.post(&path, json!({}));
+    let answers = tokio::join!(disable(), disable(), disable(), disable());
+    for answer in [answers.0, answers.1, answers.2, answers.3] {
+        answer.expect(200);
+    }
+    assert_eq!(deeds(&app, &format!("subscription/{id}")).await.len(), 2, "created, and disabled");
 }

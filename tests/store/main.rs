@@ -220,6 +220,9 @@ conformance! {
         changes_at_the_same_time_have_revisions_of_their_own,
         a_revoked_key_keeps_its_time_and_stays_listed,
         dead_keys_are_pruned_and_live_ones_stay,
+        the_last_place_for_a_key_is_taken_once,
+        revocations_at_the_same_time_leave_one_record,
+        the_revision_is_that_of_the_last_change,
     }
     tenants {
         a_list_is_of_one_tenant_or_of_all,

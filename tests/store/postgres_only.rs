@@ -258,6 +258,30 @@ on_postgres! {
         commit(&store, Batch { logs, ..Batch::default() }).await;
         assert_eq!(store.delivery(shown.id).await.unwrap().unwrap().retry, None);
     }
+
+    // Callers wait for a lock with the whole pool; who a caller is must be known all the same.
+    async fn keys_are_read_while_the_pool_is_taken(backend: &Backend) {
+        const MORE_THAN_THE_POOL_HAS: usize = 20;
+        let store = backend.owned().await;
+        let locked = session(backend).await;
+        locked.batch_execute("BEGIN; LOCK TABLE subscriptions").await.unwrap();
+        let reads: Vec<_> = (0..MORE_THAN_THE_POOL_HAS)
+            .map(|_| {
+                let store = store.clone();
+                tokio::spawn(async move { store.subscriptions(None, None, 1).await })
+            })
+            .collect();
+        const WAITING: &str = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'subscriptions'::regclass";
+        while locked.query_one(WAITING, &[]).await.unwrap().get::<_, i64>(0) < 8 {}
+        assert!(store.api_keys_changed_since(0, 1).await.unwrap().is_empty());
+        assert_eq!(store.api_key_revision().await.unwrap(), 0);
+        locked.batch_execute("ROLLBACK").await.unwrap();
+        let mut answered = 0;
+        for read in reads {
+            answered += usize::from(read.await.unwrap().is_ok());
+        }
+        assert!(answered >= 8, "{answered}");
+    }
 }
 
 /// Time is paused, so that a deadline passes as soon as nothing else can happen.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hookpost::access::{Actor, ApiKey, KeyRequest, Role};
+use hookpost::audit::{Action, AuditFilter, Thing};
 use hookpost::delivery::Timestamp;
 use hookpost::store::Store;
 use secrecy::ExposeSecret;
@@ -158,4 +159,44 @@ pub async fn dead_keys_are_pruned_and_live_ones_stay(backend: &Backend) {
     let left = store.api_keys(None, 10).await.unwrap();
     assert_eq!(left.len(), 3, "those that ended at the cutoff or later, and the live one");
     assert!(left.iter().any(|key| key.prefix == live.prefix));
+}
+
+pub async fn the_last_place_for_a_key_is_taken_once(backend: &Backend) {
+    let (store, other) = (backend.owned().await, backend.open());
+    let tries = (0..20).map(|n| {
+        let store = if n % 2 == 0 { store.clone() } else { other.clone() };
+        tokio::spawn(
+            async move { store.create_api_key(request("one").issue(T0).1, 7, &Actor::Hookpost, T0).await.unwrap() },
+        )
+    });
+    let mut created = 0;
+    for tried in tries.collect::<Vec<_>>() {
+        created += usize::from(tried.await.unwrap().is_some());
+    }
+    assert_eq!((created, store.api_keys(None, 100).await.unwrap().len()), (7, 7));
+}
+
+pub async fn revocations_at_the_same_time_leave_one_record(backend: &Backend) {
+    let (store, other) = (backend.owned().await, backend.open());
+    let key = create(&store, "one").await;
+    let tries = (0..10).map(|n| {
+        let store = if n % 2 == 0 { store.clone() } else { other.clone() };
+        tokio::spawn(async move { store.revoke_api_key(key.prefix, &Actor::Hookpost, T0).await.unwrap() })
+    });
+    for tried in tries.collect::<Vec<_>>() {
+        assert!(tried.await.unwrap().is_some());
+    }
+    let filter = AuditFilter { object: Some(Thing::Key(key.prefix.as_str().into())), ..AuditFilter::default() };
+    let actions: Vec<_> =
+        store.audit(&filter, None, 100).await.unwrap().iter().map(|record| record.act.action).collect();
+    assert_eq!(actions, [Action::KeyRevoked, Action::KeyCreated]);
+}
+
+pub async fn the_revision_is_that_of_the_last_change(backend: &Backend) {
+    let store = backend.owned().await;
+    let before = store.api_key_revision().await.unwrap();
+    let key = create(&store, "one").await;
+    assert_eq!(store.api_key_revision().await.unwrap(), key.revision);
+    let revoked = store.revoke_api_key(key.prefix, &Actor::Hookpost, T0).await.unwrap().unwrap();
+    assert!(before < key.revision && store.api_key_revision().await.unwrap() == revoked.revision);
 }
