@@ -4,17 +4,24 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod act;
+mod backend;
 mod cache;
 mod chance;
 mod check;
+mod conformance;
+#[path = "../store/fixtures.rs"]
+mod fixtures;
 mod history;
 mod network;
 mod panics;
 mod plan;
 mod profile;
 mod receipt;
+mod replay;
+mod sabotage;
 mod sim;
 mod store;
+mod suite;
 mod trace;
 mod world;
 

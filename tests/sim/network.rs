@@ -83,6 +83,10 @@ fn draw(sim: &Sim) -> Act {
 async fn serve(sim: Arc<Sim>, of: SubscriptionId, mut stream: DuplexStream) {
     let mut buffer = Vec::new();
     while let Some(request) = receipt::read(&mut stream, &mut buffer).await {
+        let mut request = request;
+        if sim.sabotage == Some(Sabotage::ChangeBodies) && sim.chance.percent(10) {
+            request.body = request.body.slice(..request.body.len() - 1);
+        }
         let Some(nth) = receipt::take(&sim, of, &request) else { return };
         let act = draw(&sim);
         sim.crash_point("after a receiver saw a request").await;

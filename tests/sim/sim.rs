@@ -29,12 +29,14 @@ pub enum Sabotage {
     Phantom,
     /// The store forgets log rows, and says that it has them.
     ForgetLogs,
-    /// Requests come in another order than they were sent in.
-    Reorder,
     /// Requests come twice.
     Duplicate,
-    /// The store keeps the deliveries of a commit, and loses its other half.
-    TearCommits,
+    /// The store loses what of a commit is to be tried again.
+    ForgetRetries,
+    /// Log rows tell of answers that were others.
+    InventStatus,
+    /// Bodies change on their way.
+    ChangeBodies,
 }
 
 pub struct Sim {
@@ -118,10 +120,14 @@ impl Sim {
         self.life_began().1 = Some(Instant::now());
     }
 
-    /// It ended; the next one begins `down` later.
+    /// It ends; the next one begins `down` later.
     pub fn end(&self, down: Duration) {
         let now = self.now() + down;
         *self.life_began() = (now, None);
+    }
+
+    /// Everything of the last life is judged.
+    pub fn go_on(&self) {
         self.life.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -119,22 +119,25 @@ impl World {
         let ending = runtime.block_on(async {
             sim.begin();
             let kill = self.plan.kills.first_key_value().map(|(at, turns)| (*at, *turns));
-            tokio::select! {
+            let ending = tokio::select! {
                 biased;
                 () = sim.crash.notified() => Ending::Killed,
                 () = killed(&sim, kill) => Ending::Killed,
                 ending = self.lead() => ending,
-            }
+            };
+            sim.say(format_args!("ends: {ending:?}"));
+            // Here, where time is the runtime's.
+            sim.end(sim.chance.skewed_ms(4000));
+            ending
         });
-        sim.say(format_args!("ends: {ending:?}"));
+        drop(runtime);
         let now = sim.now();
         self.plan.kills.retain(|at, _| *at > now);
-        drop(runtime);
         let clean = ending == Ending::Settled;
         let rows = sim.history().logged.len();
         check::life(&sim, Ended { rows, clean });
         sim.disk.release();
-        sim.end(sim.chance.skewed_ms(4000));
+        sim.go_on();
         ending
     }
 
@@ -179,7 +182,14 @@ impl World {
         }
         sim.say("no more faults");
         sim.stop_faults();
-        self.settle(&acting).await;
+        tokio::select! {
+            biased;
+            why = engine.lost() => {
+                sim.say(format_args!("is lost: {why}"));
+                return Ending::Lost;
+            }
+            () = self.settle(&acting) => {}
+        }
         self.stop(&engine, running, &store).await;
         Ending::Settled
     }

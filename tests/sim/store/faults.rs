@@ -79,7 +79,8 @@ impl Faults {
         match sim.sabotage {
             Some(Sabotage::ForgetCommits) if !batch.deliveries.is_empty() && sim.chance.percent(10) => return None,
             Some(Sabotage::ForgetLogs) if sim.chance.percent(20) => batch.logs.clear(),
-            Some(Sabotage::TearCommits) => batch.retries.clear(),
+            Some(Sabotage::ForgetRetries) => batch.retries.clear(),
+            Some(Sabotage::InventStatus) => batch.logs.iter_mut().for_each(|row| row.http_status = Some(299)),
             _ => {}
         }
         self.logged(&batch.logs);
