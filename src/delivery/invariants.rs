@@ -86,6 +86,11 @@ pub fn an_attempt_is_repeated_only_if_a_crash_cut_it(id: impl Display, number: u
     held(cut, "an_attempt_is_repeated_only_if_a_crash_cut_it", || format!("attempt {number} at {id} was made again"))
 }
 
+/// A delivery of which the log says that it ended is sent no more.
+pub fn what_has_ended_is_not_sent_again(id: impl Display, ended: bool) -> Held {
+    held(!ended, "what_has_ended_is_not_sent_again", || format!("{id} was sent after it had ended"))
+}
+
 /// Of a subscription no more attempts are lost to a crash than it may have under way.
 pub fn a_crash_cuts_no_more_than_the_window(of: SubscriptionId, cut: usize, window: usize) -> Held {
     held(cut <= window, "a_crash_cuts_no_more_than_the_window", || {

@@ -38,7 +38,17 @@ impl Acting {
         let this = self.clone();
         self.sim.say(format_args!("{action:?}"));
         match action {
-            Action::Send(nth) => drop(tokio::spawn(this.send(nth))),
+            Action::Send(nth) => drop(tokio::spawn(async move {
+                // The producer may go away, which drops the request wherever it stands.
+                let impatient = this.sim.faulty() && this.sim.chance.percent(this.sim.profile.impatient_percent);
+                let patience = if impatient { this.sim.chance.skewed_ms(500) } else { Duration::from_secs(60) };
+                let sim = this.sim.clone();
+                tokio::select! {
+                    biased;
+                    () = this.send(nth) => {}
+                    () = sim.pass(patience) => sim.say(format_args!("offer {nth}: its producer goes away")),
+                }
+            })),
             Action::Settle(id) => drop(tokio::spawn(async move { this.change_settings(id).await })),
             Action::Disable(id) => {
                 let change = SubscriptionChange { disabled: Some(Some(DisabledReason::ByHand)), ..Default::default() };
@@ -107,13 +117,20 @@ impl Acting {
                 let ids: Vec<_> = outcome.iter().map(|id| short(id.0)).collect();
                 sim.say(format_args!("offer {nth} is accepted: {ids:?}{}", if *replayed { " again" } else { "" }));
             }
-            Err(error) => sim.say(format_args!("offer {nth} is refused: {error}")),
+            Err(error) => {
+                sim.say(format_args!("offer {nth} is refused: {error}"));
+                sim.count("an offer is refused");
+            }
         }
         let mut history = sim.history();
         let answers = history.answers.entry(nth).or_default();
         answers.under_way -= 1;
         let Ok(Accepted { outcome, .. }) = answer else {
             let perhaps = answer.is_err_and(|error| error.to_string().contains("may have been stored"));
+            if perhaps {
+                *history.tally.entry("an answer is ambiguous").or_default() += 1;
+            }
+            let answers = history.answers.entry(nth).or_default();
             (answers.perhaps, answers.refused) = (answers.perhaps || perhaps, answers.refused || !perhaps);
             return;
         };
@@ -157,7 +174,9 @@ impl Acting {
     }
 
     async fn change_settings(&self, id: SubscriptionId) {
-        let Some(current) = self.sim.disk.tables().subscriptions.get(&id).map(|s| (*s.settings).clone()) else { return };
+        let Some(current) = self.sim.disk.tables().subscriptions.get(&id).map(|s| (*s.settings).clone()) else {
+            return;
+        };
         let drawn = plan::settings(&self.sim.chance);
         let settings = if self.sim.profile.changes_rules {
             drawn
@@ -186,7 +205,8 @@ impl Acting {
 
     fn word(&self, id: SubscriptionId) {
         let version = i64::try_from(self.sim.chance.below(6)).expect("small");
-        let change = if self.sim.chance.percent(30) { Change::Everything } else { Change::Subscription { id, version } };
+        let change =
+            if self.sim.chance.percent(30) { Change::Everything } else { Change::Subscription { id, version } };
         (0..self.sim.chance.between(1, 4)).for_each(|_| self.cache.word(change));
     }
 

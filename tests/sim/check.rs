@@ -31,12 +31,16 @@ fn cut(history: &History, life: usize, ended: &Ended) -> Held {
     let mut cut: BTreeMap<SubscriptionId, BTreeSet<Attempt>> = BTreeMap::new();
     for seen in history.seen.iter().filter(|seen| seen.life == life) {
         if !logged.contains(&(seen.id, seen.number)) {
-            promise::what_the_receiver_saw_is_logged(short(seen.id.0), seen.number, !ended.clean)?;
+            let actor_crashed = seen.start < history.start_of(seen.by);
+            promise::what_the_receiver_saw_is_logged(short(seen.id.0), seen.number, !ended.clean || actor_crashed)?;
             cut.entry(seen.by).or_default().insert((seen.id, seen.number));
         }
     }
     for (of, attempts) in cut {
         let window = history.known.get(&of).map_or(0, |known| known.max_concurrency);
+        // Each crash of its actor may have cut as many.
+        let crashes = history.start_of(of) + usize::from(history.crashing.contains(&of));
+        let window = window * (1 + crashes);
         promise::a_crash_cuts_no_more_than_the_window(of, attempts.len(), window)?;
     }
     Ok(())
@@ -146,14 +150,16 @@ fn lane_of(history: &History, seen: &Seen) -> Option<(SubscriptionId, Option<Arc
     Some((seen.by, key))
 }
 
-/// By life, because a process begins with a token of its own.
+/// By life of the process and of the actor, because each begins with a token of its own.
 fn rates(history: &History) -> Held {
     let second = Duration::from_secs(1);
     for (id, known) in &history.known {
         let Some(rate) = known.rate else { continue };
-        for life in 0..history.ended.len() {
-            let starts = history.seen.iter().filter(|seen| seen.life == life && seen.by == *id).map(|seen| seen.at);
-            let starts: Vec<_> = starts.collect();
+        let mut by_life: BTreeMap<(usize, usize), Vec<_>> = BTreeMap::new();
+        for seen in history.seen.iter().filter(|seen| seen.by == *id) {
+            by_life.entry((seen.life, seen.start)).or_default().push(seen.at);
+        }
+        for starts in by_life.into_values() {
             // What came within a second may have started within a little more.
             let allowed = hookpost::delivery::Rate { burst: rate.burst + extra(rate.per_second), ..rate };
             promise::the_rate_is_kept(*id, &starts, allowed, second)?;

@@ -52,6 +52,8 @@ pub struct Answers {
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub life: usize,
+    /// Of its subscription's actor, in this life.
+    pub start: usize,
     pub at: Timestamp,
     pub by: SubscriptionId,
     pub id: DeliveryId,
@@ -84,6 +86,12 @@ pub struct History {
     pub logged: Vec<AttemptLog>,
     pub log_ids: BTreeSet<uuid::Uuid>,
     pub ended: Vec<Ended>,
+    /// How often an actor was started again because it crashed.
+    pub restarts: BTreeMap<SubscriptionId, usize>,
+    /// It has crashed, or is about to.
+    pub crashing: BTreeSet<SubscriptionId>,
+    /// What has happened, and how often.
+    pub tally: BTreeMap<&'static str, u64>,
     /// The first promise that was broken.
     pub broken: Option<Broken>,
 }
@@ -92,6 +100,17 @@ impl History {
     pub fn check(&mut self, held: Result<(), Broken>) {
         if let Err(broken) = held {
             self.broken.get_or_insert(broken);
+        }
+    }
+
+    pub fn start_of(&self, id: SubscriptionId) -> usize {
+        self.restarts.get(&id).copied().unwrap_or_default()
+    }
+
+    /// A subscription's actor reads what it starts from.
+    pub fn actor_starts(&mut self, id: SubscriptionId) {
+        if self.crashing.remove(&id) {
+            *self.restarts.entry(id).or_default() += 1;
         }
     }
 

@@ -25,6 +25,8 @@ mod suite;
 mod trace;
 mod world;
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use world::Outcome;
@@ -33,6 +35,24 @@ use world::Outcome;
 const SEEDS: u64 = 300;
 /// Worlds between two lines of progress.
 const PROGRESS: u64 = 1000;
+
+/// What has to happen somewhere: worlds in which nothing goes wrong prove nothing.
+const HAPPENS: [&str; 14] = [
+    "the process is killed",
+    "the process has lost its store",
+    "the process is stopped",
+    "the process waits on standby",
+    "after the store took effect",
+    "after a receiver saw a request",
+    "after a receiver answered",
+    "a call of the store fails",
+    "the reply to a commit is lost",
+    "an actor crashes",
+    "an answer is ambiguous",
+    "an offer is refused",
+    "a subscription is disabled by its receiver",
+    "a delivery outlives its retention",
+];
 
 #[expect(clippy::disallowed_methods, reason = "`make sim` says here how many worlds, or which")]
 fn asked(name: &str) -> Option<u64> {
@@ -57,6 +77,7 @@ fn every_world_keeps_every_promise() {
     }
     let (first, count) = (asked("FROM").unwrap_or(1), asked("SEEDS").unwrap_or(SEEDS));
     let (next, requests) = (AtomicU64::new(first), AtomicU64::new(0));
+    let tally = Mutex::new(BTreeMap::new());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let failed = std::thread::scope(|scope| {
         let run = || -> Option<String> {
@@ -67,6 +88,9 @@ fn every_world_keeps_every_promise() {
                 }
                 let outcome = world::run(seed, None, false);
                 requests.fetch_add(outcome.requests as u64, Ordering::Relaxed);
+                for (what, count) in &outcome.tally {
+                    *tally.lock().unwrap().entry(*what).or_insert(0) += count;
+                }
                 if let Some(report) = report(seed, &outcome) {
                     next.store(first + count, Ordering::Relaxed);
                     return Some(report);
@@ -80,5 +104,10 @@ fn every_world_keeps_every_promise() {
         workers.into_iter().filter_map(|worker| worker.join().unwrap()).collect::<Vec<_>>()
     });
     assert!(failed.is_empty(), "{}", failed.join("\n"));
-    println!("{count} worlds, {} requests", requests.load(Ordering::Relaxed));
+    let tally = tally.into_inner().unwrap();
+    println!("{count} worlds, {} requests, {tally:#?}", requests.load(Ordering::Relaxed));
+    if count >= SEEDS {
+        let missing: Vec<_> = HAPPENS.iter().filter(|what| !tally.contains_key(*what)).collect();
+        assert!(missing.is_empty(), "{count} worlds, and these never happen: {missing:?}");
+    }
 }

@@ -126,7 +126,8 @@ async fn perform(sim: &Arc<Sim>, stream: &mut DuplexStream, nth: usize, act: Act
     sim.history().seen[nth].answered = whole && written;
     sim.say(format_args!("receiver {}: {} gets {act:?}", sim.history().seen[nth].by, request.name()));
     if sim.sabotage == Some(Sabotage::Phantom) && sim.chance.percent(5) {
-        let unasked = Request { id: hookpost::delivery::DeliveryId::MIN, body: "never offered".into(), ..request.clone() };
+        let unasked =
+            Request { id: hookpost::delivery::DeliveryId::MIN, body: "never offered".into(), ..request.clone() };
         receipt::take(sim, sim.history_of(nth), &unasked);
     }
     if sim.sabotage == Some(Sabotage::Duplicate) && sim.chance.percent(5) {

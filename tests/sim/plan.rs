@@ -43,7 +43,8 @@ pub struct Plan {
 }
 
 const TYPES: [&str; 3] = ["order.created", "order.paid", "user.added"];
-const PATTERNS: [&[&str]; 5] = [&[], &["order.*"], &["order.created", "user.added"], &["*"], &["order.*", "hookpost.*"]];
+const PATTERNS: [&[&str]; 5] =
+    [&[], &["order.*"], &["order.created", "user.added"], &["*"], &["order.*", "hookpost.*"]];
 /// More than a subscription's actor holds in memory.
 const BURST: u64 = 320;
 
@@ -160,10 +161,9 @@ pub fn settings(chance: &Chance) -> Settings {
     Settings {
         max_concurrency: Some(small(8)),
         latency_target_ms: None,
-        rate_limit: chance.percent(30).then(|| RateLimit {
-            per_second: small(20) + 1,
-            burst: chance.percent(50).then(|| small(5)),
-        }),
+        rate_limit: chance
+            .percent(30)
+            .then(|| RateLimit { per_second: small(20) + 1, burst: chance.percent(50).then(|| small(5)) }),
         retry_schedule_s: Some(waits),
         attempt_timeout_ms: Some(chance.between(500, 3000)),
         order: Some(*chance.pick(&[Order::Unordered, Order::Unordered, Order::Fifo, Order::OrderingKey])),

@@ -19,6 +19,11 @@ pub struct Profile {
     pub reply_lost_per_mille: u64,
     pub crash_points_per_mille: u64,
     pub store_slow_ms: u64,
+    pub store_stalls_per_mille: u64,
+    /// Of what actors read.
+    pub panics_per_mille: u64,
+    /// Producers that do not wait for their answers.
+    pub impatient_percent: u64,
     pub receivers_fail_percent: u64,
     pub clock_steps: u64,
     /// A burst that is more than what is held in memory.
@@ -40,6 +45,9 @@ impl Profile {
             store_fails_per_mille: some(60),
             reply_lost_per_mille: some(60),
             crash_points_per_mille: some(8),
+            store_stalls_per_mille: some(8),
+            panics_per_mille: if chance.percent(30) { some(60) } else { 0 },
+            impatient_percent: some(20),
             store_slow_ms: *chance.pick(&[2, 20, 20, 200, 2000]),
             receivers_fail_percent: some(80),
             clock_steps: some(4),

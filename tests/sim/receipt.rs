@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use hookpost::delivery::invariants as promise;
-use hookpost::delivery::{DeliveryId, OWN_EVENTS, SubscriptionId};
+use hookpost::delivery::{DeliveryId, OWN_EVENTS, Outcome, SubscriptionId};
 use standardwebhooks::Webhook;
 use tokio::io::{AsyncReadExt, DuplexStream};
 
@@ -68,8 +68,10 @@ pub fn take(sim: &Sim, of: SubscriptionId, request: &Request) -> Option<usize> {
         let mut history = sim.history();
         let held = judge(&history, life, of, request);
         history.bodies.entry(request.id).or_insert_with(|| request.body.clone());
+        let start = history.start_of(of);
         history.seen.push(Seen {
             life,
+            start,
             at: sim.timestamp(),
             by: of,
             id: request.id,
@@ -97,11 +99,19 @@ fn judge(history: &History, life: usize, of: SubscriptionId, request: &Request) 
     let signed = known.secret.as_deref().is_none_or(|secret| verifies(secret, request));
     promise::every_request_is_signed(&name, signed)?;
     promise::attempts_stay_within_the_schedule(&name, request.number, known.waits)?;
-    let again = history.seen.iter().any(|seen| seen.life == life && (seen.id, seen.number) == (request.id, request.number));
+    let start = history.start_of(of);
+    let same =
+        |seen: &&Seen| (seen.life, seen.start, seen.id, seen.number) == (life, start, request.id, request.number);
+    let again = history.seen.iter().any(|seen| same(&seen));
     // One that outlived its retention is ended by the janitor, whether it is under way or not.
-    let rows = history.logged.iter().filter(|row| !row.error_details.as_deref().is_some_and(|e| e.contains("retention")));
+    let rows =
+        history.logged.iter().filter(|row| !row.error_details.as_deref().is_some_and(|e| e.contains("retention")));
     let logged = rows.clone().any(|row| (row.delivery_id, row.attempt_number) == (request.id, request.number));
     promise::an_attempt_is_repeated_only_if_a_crash_cut_it(&name, request.number, !again && !logged)?;
+    promise::what_has_ended_is_not_sent_again(
+        &name,
+        rows.clone().any(|row| row.delivery_id == request.id && row.outcome != Outcome::FailedAttempt),
+    )?;
     let under_way = history.seen.iter().filter(|seen| seen.life == life && seen.by == of && seen.open);
     let ids: Vec<_> = under_way.map(|seen| seen.id).collect();
     promise::one_attempt_at_a_time(request.id, ids.contains(&request.id))?;

@@ -18,7 +18,10 @@ fn assert_missed(sabotage: Sabotage, expected: &[&str]) {
 
 #[test]
 fn a_store_that_forgets_what_it_has_committed_is_noticed() {
-    assert_missed(Sabotage::ForgetCommits, &["nothing_accepted_is_lost", "a_key_stands_for_one_outcome", "everything_settles"]);
+    assert_missed(
+        Sabotage::ForgetCommits,
+        &["nothing_accepted_is_lost", "a_key_stands_for_one_outcome", "everything_settles"],
+    );
 }
 
 #[test]
@@ -29,7 +32,10 @@ fn a_recovery_that_finds_nothing_is_noticed() {
 #[test]
 fn a_store_that_forgets_log_rows_is_noticed() {
     let expected = ["what_the_receiver_saw_is_logged", "an_attempt_is_repeated_only_if_a_crash_cut_it"];
-    assert_missed(Sabotage::ForgetLogs, &[&expected[..], &["a_crash_cuts_no_more_than_the_window", "everything_settles"]].concat());
+    assert_missed(
+        Sabotage::ForgetLogs,
+        &[&expected[..], &["a_crash_cuts_no_more_than_the_window", "everything_settles"]].concat(),
+    );
 }
 
 #[test]

@@ -87,6 +87,11 @@ impl Sim {
         self.trace().add(format!("{:>9.3} [{life}] {line}", at.as_secs_f64()));
     }
 
+    /// It happened once more.
+    pub fn count(&self, what: &'static str) {
+        *self.history().tally.entry(what).or_default() += 1;
+    }
+
     pub fn check(&self, held: Held) {
         if let Err(broken) = &held {
             self.say(format_args!("BROKEN {}: {}", broken.invariant, broken.found));
@@ -163,6 +168,7 @@ impl Sim {
     pub async fn crash_point(&self, place: &'static str) {
         if self.faulty() && self.chance.per_mille(self.profile.crash_points_per_mille) {
             self.say(format_args!("dies {place}"));
+            self.count(place);
             self.crash.notify_one();
             std::future::pending::<()>().await;
         }

@@ -1,6 +1,7 @@
 //! One seed, one world: lives of the engine, one after the other, over what is stored, until faults stop and everything has
 //! come to its end.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,8 +26,9 @@ use crate::sim::{Sabotage, Sim};
 use crate::store::SimStore;
 use crate::store::faults::Faults;
 
-/// A world that has not settled by then never will: the longest step of the clock, twice, and what retries may wait.
-const SETTLE: Duration = Duration::from_secs(4 * 3600);
+/// How long what is left may take once nothing goes wrong any more, steps of the clock aside: several times what the slowest
+/// subscription needs for the largest backlog.
+const SETTLE: Duration = Duration::from_secs(15 * 60);
 /// More lives than any world has.
 const MAX_LIVES: usize = 200;
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -43,6 +45,17 @@ enum Ending {
     Settled,
 }
 
+impl Ending {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Killed => "the process is killed",
+            Self::Lost => "the process has lost its store",
+            Self::Stopped => "the process is stopped",
+            Self::Settled => "the world settles",
+        }
+    }
+}
+
 /// What became of a world.
 pub struct Outcome {
     pub broken: Option<Broken>,
@@ -50,6 +63,8 @@ pub struct Outcome {
     pub end: String,
     pub requests: usize,
     pub lives: usize,
+    /// What has happened, and how often.
+    pub tally: BTreeMap<&'static str, u64>,
 }
 
 struct World {
@@ -57,6 +72,9 @@ struct World {
     plan: Plan,
     /// By how much the wall clock differs from the world's time.
     stepped_ms: i64,
+    /// By how much it was stepped in all, forth and back.
+    steps: Duration,
+    has_settled: bool,
 }
 
 pub fn run(seed: u64, sabotage: Option<Sabotage>, aloud: bool) -> Outcome {
@@ -64,11 +82,12 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>, aloud: bool) -> Outcome {
     let sim = Sim::new(seed, sabotage, aloud);
     let plan = Plan::draw(&sim.chance, &sim.profile);
     sim.say(format_args!("seed {seed}: {:?}", sim.profile));
-    let mut world = World { sim: sim.clone(), plan, stepped_ms: 0 };
+    let mut world = World { sim: sim.clone(), plan, stepped_ms: 0, steps: Duration::ZERO, has_settled: false };
     world.populate();
     for _ in 0..MAX_LIVES {
         let ending = world.live();
-        if sim.is_broken() || ending == Ending::Settled {
+        // What has settled is started once more: it has nothing to do.
+        if sim.is_broken() || (ending == Ending::Settled && std::mem::replace(&mut world.has_settled, true)) {
             break;
         }
     }
@@ -85,6 +104,7 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>, aloud: bool) -> Outcome {
         end: trace.end(),
         requests: history.seen.len(),
         lives: history.ended.len(),
+        tally: history.tally.clone(),
     }
 }
 
@@ -118,6 +138,7 @@ impl World {
         let sim = self.sim.clone();
         let ending = runtime.block_on(async {
             sim.begin();
+            self.contend();
             let kill = self.plan.kills.first_key_value().map(|(at, turns)| (*at, *turns));
             let ending = tokio::select! {
                 biased;
@@ -126,6 +147,7 @@ impl World {
                 ending = self.lead() => ending,
             };
             sim.say(format_args!("ends: {ending:?}"));
+            sim.count(ending.name());
             // Here, where time is the runtime's.
             sim.end(sim.chance.skewed_ms(4000));
             ending
@@ -141,6 +163,19 @@ impl World {
         ending
     }
 
+    /// Another process may still have the store for a while.
+    fn contend(&self) {
+        let sim = self.sim.clone();
+        if sim.faulty() && sim.chance.percent(15) {
+            sim.disk.take_by_another();
+            sim.count("the process waits on standby");
+            tokio::spawn(async move {
+                sim.pass(sim.chance.skewed_ms(10_000)).await;
+                sim.disk.release();
+            });
+        }
+    }
+
     async fn lead(&mut self) -> Ending {
         let sim = self.sim.clone();
         let store: Arc<dyn Store> = Arc::new(SimStore::open(sim.disk.clone(), Faults::of(sim.clone())));
@@ -151,9 +186,11 @@ impl World {
         let clock = Clock::simulated(Timestamp(sim.timestamp().0 + self.stepped_ms), simulation);
         let running = self.take_over(&engine, &store, &cache, clock).await;
         sim.say("delivers");
-        let acting = Acting { sim: sim.clone(), engine: engine.clone(), store: store.clone(), cache, clock, simulation };
+        let acting =
+            Acting { sim: sim.clone(), engine: engine.clone(), store: store.clone(), cache, clock, simulation };
         loop {
-            let next = self.plan.actions.first_key_value().map(|((at, _), _)| *at).filter(|at| *at < sim.profile.faults);
+            let next =
+                self.plan.actions.first_key_value().map(|((at, _), _)| *at).filter(|at| *at < sim.profile.faults);
             let at = next.unwrap_or(sim.profile.faults);
             tokio::select! {
                 biased;
@@ -174,6 +211,7 @@ impl World {
                 }
                 Some((_, Action::Step(by))) => {
                     self.stepped_ms += by;
+                    self.steps += Duration::from_millis(by.unsigned_abs());
                     acting.step_clock(by);
                 }
                 Some((_, action)) => acting.act(action),
@@ -242,7 +280,7 @@ impl World {
 
     async fn settle(&self, acting: &Acting) {
         let sim = &self.sim;
-        let until = sim.now() + SETTLE;
+        let until = sim.now() + SETTLE + self.steps;
         let mut quiet = 0;
         while quiet < 3 {
             acting.enable_all().await;

@@ -25,8 +25,8 @@ use self::retries::Held;
 use super::breaker::Breaker;
 use super::interface::{Action, Input};
 use super::rate::Bucket;
-use super::window::Window;
 use super::schedule::MAX_WAITS;
+use super::window::Window;
 use super::{Delivery, DeliveryId, LastFailure, Limits, Retry, SubscriptionId, Timestamp, invariants};
 
 /// Most deliveries that wait in memory for their first attempt. Deep enough that a fast receiver never waits for a

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use hookpost::delivery::AttemptLog;
-use hookpost::store::{Batch, Result, StoreError};
+use hookpost::delivery::{AttemptLog, DisabledReason, SubscriptionId};
+use hookpost::store::{Batch, Result, StoreError, SubscriptionChange};
 
+use crate::panics;
 use crate::sim::{Sabotage, Sim};
 
 /// Those of a world, or none.
@@ -29,6 +30,7 @@ impl Faults {
         }
         if sim.faulty() && sim.chance.per_mille(sim.profile.store_fails_per_mille) {
             sim.say(format_args!("store: {what} fails"));
+            sim.count("a call of the store fails");
             return unavailable("it failed");
         }
         Ok(())
@@ -56,21 +58,47 @@ impl Faults {
     fn lose_reply(&self, sim: &Sim, what: &str) -> Result<()> {
         if sim.faulty() && sim.chance.per_mille(sim.profile.reply_lost_per_mille) {
             sim.say(format_args!("store: the reply to {what} is lost"));
+            sim.count(if what == "commit" { "the reply to a commit is lost" } else { "another reply is lost" });
             return unavailable("the connection broke");
         }
         Ok(())
     }
 
     async fn travel(&self, sim: &Sim) {
-        let time = if sim.faulty() { sim.chance.skewed_ms(sim.profile.store_slow_ms) } else { sim.chance.ms(1, 3) };
+        let time = match sim.faulty() {
+            true if sim.chance.per_mille(sim.profile.store_stalls_per_mille) => sim.chance.ms(1000, 9000),
+            true => sim.chance.skewed_ms(sim.profile.store_slow_ms),
+            false => sim.chance.ms(1, 3),
+        };
         sim.pass(time).await;
+    }
+
+    /// What an actor reads: the task that reads it may panic, and takes the actor with it.
+    pub fn actor_reads(&self, id: SubscriptionId, what: &str) {
+        let Some(sim) = &self.0 else { return };
+        if sim.faulty() && sim.chance.per_mille(sim.profile.panics_per_mille) {
+            sim.say(format_args!("subscription {id}: {what} panics"));
+            sim.count("an actor crashes");
+            sim.history().crashing.insert(id);
+            panics::meant(what);
+        }
+    }
+
+    /// An actor starts, for the first time or again.
+    pub fn actor_starts(&self, id: SubscriptionId) {
+        if let Some(sim) = &self.0 {
+            sim.history().actor_starts(id);
+            sim.count("an actor starts");
+            self.actor_reads(id, "the start of an actor");
+        }
     }
 
     /// This is being committed, if the store is what it should be.
     pub fn commits(&self, batch: &Batch) -> Option<Batch> {
         let Some(sim) = &self.0 else { return Some(batch.clone()) };
         let ids: Vec<_> = batch.deliveries.iter().map(|d| short(d.id.0)).collect();
-        let logs = batch.logs.iter().map(|l| format!("{}#{} {:?}", short(l.delivery_id.0), l.attempt_number, l.outcome));
+        let logs =
+            batch.logs.iter().map(|l| format!("{}#{} {:?}", short(l.delivery_id.0), l.attempt_number, l.outcome));
         let logs: Vec<_> = logs.collect();
         let retries: Vec<_> = batch.retries.iter().map(|retry| short(retry.delivery_id.0)).collect();
         let rest = (batch.settled.len(), batch.positions.len(), batch.watermark.is_some());
@@ -91,6 +119,20 @@ impl Faults {
     pub fn logged(&self, rows: &[AttemptLog]) {
         if let Some(sim) = &self.0 {
             sim.history().log(rows);
+        }
+    }
+
+    /// The janitor has ended these.
+    pub fn expired(&self, rows: &[AttemptLog]) {
+        self.logged(rows);
+        if let (Some(sim), false) = (&self.0, rows.is_empty()) {
+            sim.count("a delivery outlives its retention");
+        }
+    }
+
+    pub fn changing(&self, change: &SubscriptionChange) {
+        if let (Some(sim), Some(Some(DisabledReason::Gone | DisabledReason::Failing))) = (&self.0, change.disabled) {
+            sim.count("a subscription is disabled by its receiver");
         }
     }
 

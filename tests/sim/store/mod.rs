@@ -172,16 +172,13 @@ impl Store for SimStore {
         change: SubscriptionChange,
         now: Timestamp,
     ) -> Result<Update> {
+        self.faults.changing(&change);
         self.write("update_subscription", |tables| Ok(tables.update_subscription(id, change, now))).await
     }
     async fn delete_subscription(&self, id: SubscriptionId, _: &Actor, now: Timestamp) -> Result<bool> {
         self.write("delete_subscription", |tables| Ok(tables.delete_subscription(id, now))).await
     }
-    async fn subscriptions_with_secrets(
-        &self,
-        _: Option<SubscriptionId>,
-        _: usize,
-    ) -> Result<Vec<Subscription>> {
+    async fn subscriptions_with_secrets(&self, _: Option<SubscriptionId>, _: usize) -> Result<Vec<Subscription>> {
         outside()
     }
     async fn reseal(&self, _: &[Reseal]) -> Result<Vec<Subscription>> {
@@ -211,6 +208,7 @@ impl Store for SimStore {
         })
     }
     async fn pending(&self, id: SubscriptionId, retry_limit: usize) -> Result<Pending> {
+        self.faults.actor_starts(id);
         self.read("pending", |tables| Pending {
             position: tables.positions.get(&id).copied(),
             retries: tables.retries(id, retry_limit),
@@ -224,12 +222,17 @@ impl Store for SimStore {
         limit: usize,
         max_bytes: usize,
     ) -> Result<BacklogPage> {
+        self.faults.actor_reads(id, "a page");
         self.read("backlog_page", |tables| tables.backlog_page(id, after, limit, max_bytes)).await
     }
     async fn retries(&self, id: SubscriptionId, limit: usize) -> Result<Vec<Retry>> {
+        self.faults.actor_reads(id, "retries");
         self.read("retries", |tables| tables.retries(id, limit)).await
     }
     async fn unfinished(&self, ids: &[DeliveryId]) -> Result<Vec<Delivery>> {
+        if let Some(of) = ids.first().and_then(|id| self.disk.tables().delivery(*id)) {
+            self.faults.actor_reads(of.subscription_id, "payloads");
+        }
         self.read("unfinished", |tables| tables.unfinished(ids)).await
     }
     async fn subscriptions_due(&self, before: Timestamp, limit: usize) -> Result<Vec<SubscriptionId>> {
@@ -254,7 +257,7 @@ impl Store for SimStore {
         self.write_as_owner("expire", |tables| {
             let before = tables.logs.len();
             let counts = tables.expire(cutoff, now, limit);
-            self.faults.logged(&tables.logs[before..]);
+            self.faults.expired(&tables.logs[before..]);
             Ok(counts)
         })
         .await

@@ -10,8 +10,8 @@ use hookpost::delivery::{
     SubscriptionId, Timestamp, matching_patterns,
 };
 use hookpost::store::{
-    BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, NewSubscription, Recovery, Result,
-    StoreError, SubscriptionChange, Update,
+    BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, NewSubscription, Recovery,
+    Result, StoreError, SubscriptionChange, Update,
 };
 use uuid::Uuid;
 
@@ -448,11 +448,21 @@ impl Tables {
 
     pub fn state_changes(&self, id: SubscriptionId, before: Option<i64>, limit: usize) -> Vec<StateChange> {
         let older = self.changes.range(..before.unwrap_or(i64::MAX)).rev();
-        older.map(|(_, (change, _))| change).filter(|change| change.subscription_id == id).take(limit).cloned().collect()
+        older
+            .map(|(_, (change, _))| change)
+            .filter(|change| change.subscription_id == id)
+            .take(limit)
+            .cloned()
+            .collect()
     }
 
     pub fn unannounced(&self, limit: usize) -> Vec<StateChange> {
-        self.changes.values().filter(|(_, announced)| !announced).map(|(change, _)| change.clone()).take(limit).collect()
+        self.changes
+            .values()
+            .filter(|(_, announced)| !announced)
+            .map(|(change, _)| change.clone())
+            .take(limit)
+            .collect()
     }
 
     pub fn announced(&mut self, ids: &[i64]) {
