@@ -1,7 +1,7 @@
 # `make` alone says what there is.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check bench fuzz fmt clean-data prerequisites gates doc deny
+.PHONY: help run test check bench sim fuzz fmt clean-data prerequisites gates doc deny
 
 # Where rustup puts cargo, for shells that have not read its profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -23,6 +23,10 @@ check: prerequisites gates doc deny test ## Before a pull request: `make test`, 
 bench: prerequisites ## Measure throughput and latency (release build, PostgreSQL and Redis of its own); ARGS go to the bench
 	cargo build $(LOCKED) --release --workspace
 	@tests/with-services.sh target/release/hookpost-bench $(ARGS)
+
+sim: ## Simulate crashes and faults: SEEDS says how many worlds (default 10000), FROM the first, SEED=17 shows one
+	@$(if $(SEED),SEED=$(SEED),FROM=$(FROM) SEEDS=$(or $(SEEDS),10000)) \
+	cargo test $(LOCKED) --test sim every_world_keeps_every_promise -- --exact --nocapture
 
 # libFuzzer wants unstable flags of the compiler, which RUSTC_BOOTSTRAP lets the stable one take. What a run finds goes to
 # fuzz/target/found; fuzz/corpus is written by hand.
