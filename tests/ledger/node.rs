@@ -156,6 +156,11 @@ impl Node {
         }
     }
 
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a status")
+    }
+
     /// SIGKILL, and gone when this returns.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("it can be killed");

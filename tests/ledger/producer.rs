@@ -111,6 +111,11 @@ impl Producer {
         acks.get(acks.len() * 99 / 100).copied().unwrap_or_default()
     }
 
+    /// Measures anew from here.
+    pub fn forget_acks(&self) {
+        self.shared.acks.lock().expect("unpoisoned").clear();
+    }
+
     /// Finishes what is under way and stops.
     pub async fn stop(mut self) -> Counts {
         self.shared.stopping.store(true, Ordering::Relaxed);

@@ -43,6 +43,10 @@ impl Scene {
         self.dir().join("sent")
     }
 
+    pub fn received_file(&self) -> PathBuf {
+        self.dir().join("received")
+    }
+
     /// Makes so many subscriptions, each with a secret of its own.
     pub async fn subscribe(&self, api: &Api, count: u8) {
         for _ in 0..count {
@@ -67,7 +71,7 @@ impl Scene {
     pub async fn judge(&self, api: &Api) -> Option<Verdict> {
         let mut books = Books {
             sent: notes::sent(&self.sent_file()),
-            receipts: notes::receipts(&self.dir().join("received")),
+            receipts: notes::receipts(&self.received_file()),
             kills_ms: self.kills_ms.clone(),
             max_concurrency: MAX_CONCURRENCY,
             ..Books::default()

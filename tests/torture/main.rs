@@ -5,4 +5,11 @@
 #[path = "../ledger/mod.rs"]
 mod ledger;
 
+mod cache;
+mod controls;
+mod crashes;
+mod owners;
+mod settings;
+mod stage;
+mod starts;
 mod verdicts;

@@ -169,6 +169,10 @@ impl Task {
                 return Ok(());
             }
         }
+        #[cfg(feature = "negative-controls")]
+        if crate::negative_controls::acks_before_commit() {
+            pending.answer_early();
+        }
         let batch = &pending.batch;
         let started = Instant::now();
         let result = self.store.commit(batch).await;
