@@ -107,11 +107,14 @@ impl Site {
     }
 
     /// The same with a signature.
-    pub async fn ingest_signed(&self, subscription: i64, secret: &str, n: usize) {
+    pub async fn ingest_signed(&self, subscription: i64, secret: &str, n: usize) -> String {
         let (url, body) = (format!("{}/ingest/{subscription}", self.base()), json!({ "n": n }).to_string());
         let signature = hub(secret, body.as_bytes());
         let request = client(ANSWER_PATIENCE).post(url).header("x-hub-signature-256", signature).body(body);
-        assert_eq!(request.send().await.expect("an answer").status(), 202);
+        let answer = request.send().await.expect("an answer");
+        assert_eq!(answer.status(), 202);
+        let accepted: Value = serde_json::from_str(&answer.text().await.expect("a body")).expect("JSON");
+        accepted["delivery_id"].as_str().expect("an id").to_owned()
     }
 
     /// The delivery's status once it is like this.

@@ -16,6 +16,8 @@ const FAKETIME: [&str; 4] = [
 pub enum Need {
     /// An ext4 image that can be mounted, which a container may forbid to root.
     LoopMount,
+    /// A server of the test's own.
+    Postgres,
     /// Debian's `strace`, and the right to attach to a process.
     Strace,
     /// Debian's `libfaketime`.
@@ -35,6 +37,7 @@ impl Need {
             Self::LoopMount => {
                 (is_root() && loop_mount_works(), "root and loop mounts of ext4 (e2fsprogs, util-linux)")
             }
+            Self::Postgres => (has_postgres(), "PostgreSQL's server"),
             Self::Strace => (succeeds("strace", &["-f", "-e", "trace=none", "true"]), "strace, allowed to attach"),
             Self::Faketime => (faketime().is_some(), "libfaketime"),
             Self::NetworkNamespace => (is_root() && namespace_works(), "root and network namespaces (iproute2)"),
@@ -56,6 +59,10 @@ pub fn controls() -> PathBuf {
 
 fn is_root() -> bool {
     output("id", &["-u"]).is_some_and(|id| id.stdout == b"0\n")
+}
+
+fn has_postgres() -> bool {
+    succeeds("sh", &["-c", "command -v initdb || ls /usr/lib/postgresql/*/bin/initdb"])
 }
 
 fn loop_mount_works() -> bool {
