@@ -23,15 +23,16 @@ fn answers() -> usize {
     if long() { 2000 } else { 60 }
 }
 
-/// Under load, with every sync of these processes failing for a while: what was acknowledged meanwhile, and whether the
-/// service accepts again. The rest is up to the caller.
-async fn fail(load: &Load, pids: &[u32]) -> (usize, usize) {
+/// Under load, with every sync of these processes failing for a while: how many were acknowledged meanwhile, of how
+/// many, and how many syncs failed.
+async fn fail(load: &Load, pids: &[u32]) -> (usize, usize, usize) {
     load.accepts(50, PATIENCE).await;
     let strace = Strace::attach(Syncs::Fail, pids).await;
     let failing = Instant::now();
     load.when("answered", failing, PATIENCE, |seen| seen.len() >= answers()).await;
-    let acked = load.since(failing).iter().filter(|answered| answered.is_ok()).count();
-    (acked, strace.detach().await)
+    let seen = load.since(failing);
+    let acked = seen.iter().filter(|answered| answered.is_ok()).count();
+    (acked, seen.len(), strace.detach().await)
 }
 
 /// What was acknowledged is delivered also after a kill and a start; nothing else is known of memory then.
@@ -55,11 +56,13 @@ async fn fsync_fails_on_sqlite() {
     let node = site.start().await;
     let id = site.subscribe(&peer.url(), json!({})).await;
     let load = Load::start(&site.base(), id, PRODUCERS, 200);
-    let (acked, failed) = fail(&load, &[node.pid()]).await;
+    let (acked, asked, failed) = fail(&load, &[node.pid()]).await;
     let healed = Instant::now();
     load.accepts(1, PATIENCE).await;
-    let said =
-        format!("{acked} acks while {failed} syncs failed, accepting {:.1} s after", healed.elapsed().as_secs_f64());
+    let said = format!(
+        "{acked} acks of {asked} asked while {failed} syncs failed, accepting {:.1} s after",
+        healed.elapsed().as_secs_f64()
+    );
     figures.record(&said);
     assert!(acked == 0 && failed > 0, "{said}");
     restart_and_judge(&figures, &site, node, load, &peer, said).await;
@@ -75,13 +78,15 @@ async fn fsync_fails_on_postgres() {
     let node = site.start().await;
     let id = site.subscribe(&peer.url(), json!({})).await;
     let load = Load::start(&site.base(), id, PRODUCERS, 200);
-    let (acked, failed) = fail(&load, &cluster.pids().into_iter().flat_map(family).collect::<Vec<_>>()).await;
+    let (acked, asked, failed) = fail(&load, &family(cluster.pids()[0])).await;
     // A server that cannot sync its log ends; that it is started again is an operator's work.
     cluster.revive().await;
     let healed = Instant::now();
     load.accepts(1, PATIENCE).await;
-    let said =
-        format!("{acked} acks while {failed} syncs failed, accepting {:.1} s after", healed.elapsed().as_secs_f64());
+    let said = format!(
+        "{acked} acks of {asked} asked while {failed} syncs failed, accepting {:.1} s after",
+        healed.elapsed().as_secs_f64()
+    );
     figures.record(&said);
     assert!(acked == 0 && failed > 0, "{said}");
     restart_and_judge(&figures, &site, node, load, &peer, said).await;

@@ -22,7 +22,13 @@ pub async fn p99(site: &Site, subscription: i64, peer: &Peer, count: usize) -> D
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for n in 0..WARM_UP + count {
         pace.tick().await;
-        let answer = client.post(&url).body(json!({ "n": n }).to_string()).send().await.expect("an answer");
+        let answer = client
+            .post(&url)
+            .header("event_type", "order.created")
+            .body(json!({ "n": n }).to_string())
+            .send()
+            .await
+            .expect("an answer");
         assert_eq!(answer.status(), 202);
         let text = answer.text().await.expect("a body");
         let accepted: Value = serde_json::from_str(&text).expect("JSON");
