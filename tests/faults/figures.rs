@@ -36,7 +36,7 @@ scenarios! {
     6 power_cut_of_a_disk_that_lies "control: acked events are lost" [LoopMount Strace]
     7 fsync_fails_on_sqlite "0 acks meanwhile, 0 acked lost" [Strace]
     7 fsync_fails_on_postgres "0 acks meanwhile, 0 acked lost" [Postgres Strace]
-    7 every_other_fsync_fails_and_then_power "0 acked lost" [LoopMount Strace]
+    7 some_fsyncs_fail_and_then_power "0 acked lost" [LoopMount Strace]
     8 disk_full_on_sqlite "503, accepting ≤ 10 s after there is room" [LoopMount]
     8 disk_full_on_postgres "503, accepting ≤ 10 s after there is room" [Postgres LoopMount]
     11 receiver_refuses "waits of the schedule, error ≤ jitter" []

@@ -11,7 +11,11 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::tools::{run, try_run};
+use crate::tools::{is_running, run, try_run};
+
+/// Not TMPDIR: root's may be closed to the user of PostgreSQL.
+const FOLDER: &str = "/tmp";
+const PREFIX: &str = "hookpost-disk-";
 
 /// Unmounted and removed with the test.
 pub struct Disk {
@@ -22,6 +26,7 @@ pub struct Disk {
 impl Disk {
     /// An empty file system. The file is sparse: what is not written takes no room.
     pub fn new(size_mb: u64) -> Self {
+        sweep();
         let disk = Self::unmounted(size_mb);
         let file = File::create(disk.file()).expect("a file");
         file.set_len(size_mb * 1024 * 1024).expect("a sparse file");
@@ -33,7 +38,8 @@ impl Disk {
     }
 
     fn unmounted(size_mb: u64) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
+        let prefix = format!("{PREFIX}{}-", std::process::id());
+        let dir = tempfile::Builder::new().prefix(&prefix).tempdir_in(FOLDER).expect("a directory");
         // The user of PostgreSQL passes through it.
         std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("permissions");
         std::fs::create_dir(dir.path().join("mnt")).expect("a directory");
@@ -93,6 +99,21 @@ impl Drop for Disk {
         let path = self.path();
         if !try_run("umount", &[text(&path)]) {
             try_run("umount", &["--lazy", text(&path)]);
+        }
+    }
+}
+
+/// Removes what runs that were killed have left mounted.
+fn sweep() {
+    for entry in std::fs::read_dir(FOLDER).expect("it is there").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse().ok());
+        if pid.is_some_and(|pid| !is_running(pid)) {
+            try_run("umount", &["--lazy", text(&entry.path().join("mnt"))]);
+            // Never what is still mounted in it: a folder that is not empty stays.
+            let _ = std::fs::remove_file(entry.path().join("disk.img"));
+            let _ = std::fs::remove_dir(entry.path().join("mnt"));
+            let _ = std::fs::remove_dir(entry.path());
         }
     }
 }

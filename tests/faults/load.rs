@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::ledger::postgres::poll;
-use crate::peer::Arrived;
+use crate::peer::{Arrived, Peer};
 use crate::site::{ANSWER_PATIENCE, client};
 
 /// Between two requests of a producer: one that is refused at once must not keep the machine busy.
@@ -146,15 +146,20 @@ pub fn numbers(arrived: &[Arrived]) -> BTreeSet<u64> {
 }
 
 /// Waits until the receiver has all that was accepted, or until nothing has come for `quiet`; what is lost by then.
-pub async fn settle(ledger: &Ledger, peer: &crate::peer::Peer, quiet: Duration) -> BTreeSet<u64> {
-    let (mut came, mut last, mut look) = (peer.count(), Instant::now(), poll());
+pub async fn settle(ledger: &Ledger, peer: &Peer, quiet: Duration) -> BTreeSet<u64> {
+    let accepted = ledger.ok().len();
+    let (mut came, mut last, mut look) = (0, Instant::now(), poll());
     loop {
-        let lost = ledger.lost(&peer.arrived());
-        if lost.is_empty() || last.elapsed() > quiet {
-            return lost;
+        let count = peer.count();
+        // Comparing takes a while when there are many: not before there is something to find.
+        if count >= accepted && count > came || last.elapsed() > quiet {
+            let lost = ledger.lost(&peer.arrived());
+            if lost.is_empty() || last.elapsed() > quiet {
+                return lost;
+            }
         }
-        if peer.count() > came {
-            (came, last) = (peer.count(), Instant::now());
+        if count > came {
+            (came, last) = (count, Instant::now());
         }
         look.tick().await;
     }

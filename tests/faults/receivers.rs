@@ -263,7 +263,7 @@ async fn receiver_is_gone() {
     let disabled = json!({ "event_type": ["hookpost.subscription.disabled"] });
     site.subscribe(&watcher.url(), disabled).await;
     let healthy = site.subscribe(&well.url(), json!({ "event_type": ["order.created"] })).await;
-    let id = site.subscribe(&gone.url(), json!({ "event_type": ["order.created"] })).await;
+    let id = site.subscribe(&gone.url(), json!({})).await;
     // These wait for their retry when the receiver says that it is gone.
     for n in 0..WAITING {
         site.ingest(id, n).await;
@@ -306,7 +306,7 @@ async fn secret_is_rotated_during_retries() {
     const ATTEMPTS: usize = 4;
     let Some(figures) = scenario("secret_is_rotated_during_retries") else { return };
     let _turn = figures.beside_others().await;
-    let site = Site::new().schedule("700ms,200ms,200ms");
+    let site = Site::new().schedule("2s,200ms,200ms");
     let _node = site.start().await;
     let peer = Peer::always(Does::Answer(500, "")).await;
     let (mut olds, mut news) = (BTreeMap::new(), BTreeMap::new());

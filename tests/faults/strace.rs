@@ -15,8 +15,8 @@ use crate::tools::signal;
 pub enum Syncs {
     /// Fails, and syncs nothing.
     Fail,
-    /// One succeeds, the next one fails, and so on, each thread for itself.
-    FailEveryOther,
+    /// Of each thread's the third fails, and every fifth after it.
+    FailNowAndThen,
     /// Succeeds, and syncs nothing.
     Lie,
 }
@@ -32,7 +32,7 @@ impl Strace {
     pub async fn attach(syncs: Syncs, pids: &[u32]) -> Self {
         let what = match syncs {
             Syncs::Fail => "error=EIO",
-            Syncs::FailEveryOther => "error=EIO:when=2+2",
+            Syncs::FailNowAndThen => "error=EIO:when=3+5",
             Syncs::Lie => "retval=0",
         };
         let dir = tempfile::tempdir().expect("a directory");

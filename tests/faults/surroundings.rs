@@ -12,7 +12,7 @@ use crate::clock::WallClock;
 use crate::figures::{long, scenario};
 use crate::ledger::postgres::poll;
 use crate::load::{Load, settle};
-use crate::netns::{INSIDE, Network, OUTSIDE, OUTSIDE_RANGE};
+use crate::netns::Network;
 use crate::peer::{Does, Peer};
 use crate::site::Site;
 use crate::times::{ms, p99};
@@ -156,11 +156,12 @@ async fn partition_heals_with_a_backlog() {
     let _turn = figures.beside_others().await;
     let backlog = if long() { 100_000 } else { 2000 };
     let network = Network::new();
-    let site =
-        Site::new().with("HOOKPOST_ALLOW_TARGETS", OUTSIDE_RANGE).schedule("200ms,200ms,500ms,1s,2s,5s,5s,5s,5s");
-    let site = site.through(&network.prefix(), INSIDE.into());
+    let site = Site::new()
+        .with("HOOKPOST_ALLOW_TARGETS", &network.outside().to_string())
+        .schedule("200ms,200ms,500ms,1s,2s,5s,5s,5s,5s");
+    let site = site.through(&network.prefix(), network.inside().into());
     let node = site.start().await;
-    let peer = Peer::at((OUTSIDE, 0).into(), |_| Does::Answer(200, "")).await;
+    let peer = Peer::at((network.outside(), 0).into(), |_| Does::Answer(200, "")).await;
     let fields = json!({ "rate_limit": { "per_second": PER_SECOND, "burst": 1 }, "breaker": { "wait_ms": 200 } });
     let id = site.subscribe(&peer.url(), fields).await;
     let load = Load::start(&site.base(), id, 8, 200);

@@ -80,12 +80,16 @@ fn namespace_works() -> bool {
     there
 }
 
-fn output(program: &str, args: &[&str]) -> Option<Output> {
+pub fn output(program: &str, args: &[&str]) -> Option<Output> {
     Command::new(program).args(args).stdin(Stdio::null()).output().ok()
 }
 
 fn succeeds(program: &str, args: &[&str]) -> bool {
     output(program, args).is_some_and(|output| output.status.success())
+}
+
+pub fn is_running(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
 }
 
 /// Where a program is, for whoever starts it without a PATH.
