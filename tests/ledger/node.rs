@@ -61,6 +61,7 @@ impl Program {
             ("HOOKPOST_RETRY_SCHEDULE", &waits),
             ("HOOKPOST_ATTEMPT_TIMEOUT", &timeout),
             ("HOOKPOST_LOG_FORMAT", "json"),
+            ("HOOKPOST_LOG", "info"),
         ];
         Self {
             binary: env!("CARGO_BIN_EXE_hookpost").into(),

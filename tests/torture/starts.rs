@@ -61,8 +61,8 @@ async fn a_standby_takes_over_from_one_that_drains_and_nothing_is_lost_or_repeat
     let (first, second) = (programs[0].spawn(), programs[1].spawn());
     first.listens().await;
     second.listens().await;
-    let mut owner = if apis[0].is_ready().await { 0 } else { 1 };
-    assert!(apis[owner].is_ready().await && !apis[1 - owner].is_ready().await, "one of two delivers");
+    let mut owner = who_delivers(&apis).await;
+    assert!(!apis[1 - owner].is_ready().await, "one of two delivers");
     let mut nodes = [Some(first), Some(second)];
     stage.scene.subscribe(&apis[owner], 3).await;
     let addresses = programs.iter().map(|program| program.addr()).collect();
@@ -73,16 +73,31 @@ async fn a_standby_takes_over_from_one_that_drains_and_nothing_is_lost_or_repeat
         stopping.run_for(lived).await;
         let (code, _) = stopping.terminate().await;
         assert_eq!(code, Some(0));
-        nodes[owner] = Some(programs[owner].spawn());
-        owner = 1 - owner;
-        apis[owner].ready_within(TAKE_OVER).await;
+        let stopped = owner;
+        // One that is started at once may be faster than the standby, which asks twice a second.
+        let at_once = stage.chance.below(2) == 0;
+        if at_once {
+            nodes[stopped] = Some(programs[stopped].start().await);
+        }
+        owner = who_delivers(&apis).await;
+        if !at_once {
+            assert_eq!(owner, 1 - stopped);
+            nodes[stopped] = Some(programs[stopped].start().await);
+        }
         producer.more_ok(10, PATIENCE).await;
-        nodes[1 - owner].as_ref().expect("it was started").listens().await;
     }
     producer.stop().await;
     let verdict = stage.scene.settle(&apis[owner]).await;
     println!("{backend:?}, standbys: {verdict}");
     verdict.assert_clean();
+}
+
+/// The one of two that takes events, now or soon.
+async fn who_delivers(apis: &[Api; 2]) -> usize {
+    tokio::select! {
+        _ = apis[0].ready_within(TAKE_OVER) => 0,
+        _ = apis[1].ready_within(TAKE_OVER) => 1,
+    }
 }
 
 async fn a_second_signal_stops_it_at_once_and_costs_no_more_than_a_kill(backend: Backend) {
