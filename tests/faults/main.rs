@@ -19,6 +19,7 @@ mod times;
 mod tools;
 
 #[path = "../ledger/mod.rs"]
+#[allow(clippy::unwrap_used, reason = "a part of it is of a test in which what fails ends it")]
 mod ledger;
 
 use std::time::Duration;

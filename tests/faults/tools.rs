@@ -1,7 +1,11 @@
 //! What this machine has of what a scenario needs, and the commands that are run with it.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
 /// Where Debian, Fedora and others keep the library.
 const FAKETIME: [&str; 4] = [
@@ -10,6 +14,10 @@ const FAKETIME: [&str; 4] = [
     "/usr/lib64/faketime/libfaketime.so.1",
     "/usr/lib/faketime/libfaketime.so.1",
 ];
+
+/// Enough for an empty ext4.
+const TRIED_BYTES: u64 = 8 * 1024 * 1024;
+const NOBODY: u32 = 65534;
 
 /// What a scenario cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +46,7 @@ impl Need {
                 (is_root() && loop_mount_works(), "root and loop mounts of ext4 (e2fsprogs, util-linux)")
             }
             Self::Postgres => (has_postgres(), "PostgreSQL's server"),
-            Self::Strace => (succeeds("strace", &["-f", "-e", "trace=none", "true"]), "strace, allowed to attach"),
+            Self::Strace => (strace_attaches(), "strace, allowed to attach"),
             Self::Faketime => (faketime().is_some(), "libfaketime"),
             Self::NetworkNamespace => (is_root() && namespace_works(), "root and network namespaces (iproute2)"),
             Self::Prlimit => (succeeds("prlimit", &["--version"]), "prlimit (util-linux)"),
@@ -65,19 +73,56 @@ fn has_postgres() -> bool {
     succeeds("sh", &["-c", "command -v initdb || ls /usr/lib/postgresql/*/bin/initdb"])
 }
 
+/// Tried once: a container may have the tools and forbid the mount.
 fn loop_mount_works() -> bool {
-    succeeds("mkfs.ext4", &["-V"]) && succeeds("losetup", &["--find"])
+    static WORKS: OnceLock<bool> = OnceLock::new();
+    *WORKS.get_or_init(|| {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (file, mount) = (dir.path().join("disk.img"), dir.path().join("mnt"));
+        std::fs::create_dir(&mount).expect("a directory");
+        File::create(&file).and_then(|file| file.set_len(TRIED_BYTES)).expect("a sparse file");
+        let (file, mount) = (file.to_string_lossy(), mount.to_string_lossy());
+        succeeds("mkfs.ext4", &["-q", "-F", &file])
+            && succeeds("mount", &["-t", "ext4", "-o", "loop", &file, &mount])
+            && succeeds("umount", &[&mount])
+    })
 }
 
+/// Tried once, with a cable: either may be forbidden.
 fn namespace_works() -> bool {
-    let name = format!("hp-try-{}", std::process::id());
-    let made = succeeds("ip", &["netns", "add", &name]);
-    // Several tests may try at once: whoever comes second finds it there, or gone.
-    let there = made || output("ip", &["netns", "list"]).is_some_and(|list| !list.stdout.is_empty());
-    if made {
+    static WORKS: OnceLock<bool> = OnceLock::new();
+    *WORKS.get_or_init(|| {
+        let name = format!("hpt{}", std::process::id());
+        let peer = format!("{name}p");
+        let made = succeeds("ip", &["netns", "add", &name])
+            && succeeds("ip", &["link", "add", &name, "type", "veth", "peer", "name", &peer, "netns", &name]);
+        // The cable goes with it.
         succeeds("ip", &["netns", "del", &name]);
-    }
-    there
+        made
+    })
+}
+
+/// Tried once, on a process of another user if there can be one, as PostgreSQL's are.
+fn strace_attaches() -> bool {
+    static WORKS: OnceLock<bool> = OnceLock::new();
+    *WORKS.get_or_init(|| {
+        let mut waiting = Command::new("cat");
+        waiting.stdin(Stdio::piped()).stdout(Stdio::null());
+        if is_root() {
+            waiting.uid(NOBODY);
+        }
+        let mut waiting = waiting.spawn().expect("cat runs");
+        let pid = waiting.id().to_string();
+        let strace = Command::new("strace").args(["-e", "trace=none", "-p", &pid]).stderr(Stdio::piped()).spawn();
+        let attached = strace.is_ok_and(|mut strace| {
+            let mut line = String::new();
+            let said = BufReader::new(strace.stderr.take().expect("its messages")).read_line(&mut line);
+            let _ = (strace.kill(), strace.wait());
+            said.is_ok() && line.contains(" attached")
+        });
+        let _ = (waiting.kill(), waiting.wait());
+        attached
+    })
 }
 
 pub fn output(program: &str, args: &[&str]) -> Option<Output> {
