@@ -68,11 +68,6 @@ impl Disk {
         copy
     }
 
-    /// Everything so far on the disk, as after an installation.
-    pub fn sync(&self) {
-        run("sync", &["--file-system", text(&self.path())]);
-    }
-
     /// Leaves no room, until [`Disk::free`].
     pub fn fill(&self) {
         let size = (self.size_mb * 1024 * 1024).to_string();
