@@ -1,7 +1,7 @@
 # `make` alone says what there is.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check bench sim fuzz fmt clean-data prerequisites gates doc deny torture controls
+.PHONY: help run test check bench sim fuzz fmt clean-data prerequisites gates doc deny torture controls faults
 
 # Where rustup puts cargo, for shells that have not read its profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -37,6 +37,14 @@ torture: prerequisites controls ## Kill the service, PostgreSQL and Redis under 
 controls: ## Build the program with its promises broken on purpose: tests that run it must fail, which others check
 	cargo build $(LOCKED) --bin hookpost --features negative-controls
 	mv target/debug/hookpost target/debug/hookpost-negative-controls
+
+# Most of them wait for something; those that measure time or memory keep the others off by themselves.
+faults: prerequisites controls ## Produce every fault of docs/reliability.md, and print the table; LONG=1 for the long forms, ARGS=NAME for one
+	@rm -rf target/faults
+	@cargo test $(LOCKED) --test faults -- --test-threads=8 $(ARGS); status=$$?; \
+	echo '| # | scenario | expected | measured |'; echo '|---|---|---|---|'; cat target/faults/*.row; \
+	if grep -h SKIPPED target/faults/*.row >/dev/null; then echo "skipped: $$(grep -l SKIPPED target/faults/*.row | wc -l), see above"; fi; \
+	exit $$status
 
 # libFuzzer wants unstable flags of the compiler, which RUSTC_BOOTSTRAP lets the stable one take. What a run finds goes to
 # fuzz/target/found; fuzz/corpus is written by hand.

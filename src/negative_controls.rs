@@ -16,6 +16,7 @@ enum Control {
     AckBeforeCommit,
     SkipRecovery,
     IgnoreFencing,
+    PanicOnEvent,
 }
 
 /// Whether producers are answered before the commit.
@@ -36,6 +37,11 @@ pub fn ignores_fencing() -> bool {
     chosen() == Some(Control::IgnoreFencing)
 }
 
+/// A bug in an actor: it panics when it is handed an event of the type `panic`.
+pub fn panics_on(event_type: Option<&str>) {
+    assert!(chosen() != Some(Control::PanicOnEvent) || event_type != Some("panic"), "told to panic on this event");
+}
+
 #[expect(clippy::disallowed_methods, reason = "no setting of the program: it exists in tests only")]
 fn chosen() -> Option<Control> {
     static CHOSEN: OnceLock<Option<Control>> = OnceLock::new();
@@ -43,6 +49,9 @@ fn chosen() -> Option<Control> {
         "ack-before-commit" => Some(Control::AckBeforeCommit),
         "skip-recovery" => Some(Control::SkipRecovery),
         "ignore-fencing" => Some(Control::IgnoreFencing),
-        other => panic!("{VARIABLE}={other}: expected ack-before-commit, skip-recovery or ignore-fencing"),
+        "panic-on-event" => Some(Control::PanicOnEvent),
+        other => {
+            panic!("{VARIABLE}={other}: expected ack-before-commit, skip-recovery, ignore-fencing or panic-on-event")
+        }
     })
 }

@@ -1,7 +1,8 @@
 //! The real program as a child process on a fixed port, so that whoever knows its address knows it after a kill, too.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::ffi::OsStr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -27,6 +28,9 @@ const RETRIES: usize = 31;
 #[derive(Clone, Debug)]
 pub struct Program {
     binary: PathBuf,
+    /// What starts it, if anything does: a program and its arguments.
+    prefix: Vec<String>,
+    ip: IpAddr,
     port: u16,
     environment: BTreeMap<String, String>,
 }
@@ -61,6 +65,8 @@ impl Program {
         ];
         Self {
             binary: env!("CARGO_BIN_EXE_hookpost").into(),
+            prefix: Vec::new(),
+            ip: Ipv4Addr::LOCALHOST.into(),
             port: fixed_port(),
             environment: environment.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         }
@@ -78,18 +84,32 @@ impl Program {
         self
     }
 
+    /// Started by another program, such as one that puts it into a network of its own.
+    pub fn through(mut self, prefix: &[String]) -> Self {
+        self.prefix = prefix.to_vec();
+        self
+    }
+
+    /// Where it listens, if not on loopback.
+    pub fn listening(mut self, ip: IpAddr) -> Self {
+        self.ip = ip;
+        self
+    }
+
     /// The same on another port: a second process on the same store.
     pub fn beside(&self) -> Self {
         Self { port: fixed_port(), ..self.clone() }
     }
 
     pub fn addr(&self) -> SocketAddr {
-        ([127, 0, 0, 1], self.port).into()
+        (self.ip, self.port).into()
     }
 
     /// Starts it and waits for nothing.
     pub fn spawn(&self) -> Node {
-        let mut child = Command::new(&self.binary)
+        let mut line = self.prefix.iter().map(OsStr::new).chain([self.binary.as_os_str()]);
+        let mut child = Command::new(line.next().expect("a program"))
+            .args(line)
             .args(["serve", "--dev", "--listen", &self.addr().to_string()])
             .env_clear()
             .envs(&self.environment)

@@ -86,6 +86,11 @@ impl Cluster {
     /// Starts it and waits until it answers. What a killed one has left behind may keep it from starting for a moment.
     pub async fn start(&mut self) {
         self.spawn();
+        self.revive().await;
+    }
+
+    /// Waits until it answers, and starts it again if it has ended by itself.
+    pub async fn revive(&mut self) {
         let begun = Instant::now();
         let mut look = poll();
         loop {
@@ -123,6 +128,15 @@ impl Cluster {
     /// `kill -9` of the postmaster; its backends end when they notice.
     pub async fn kill(&mut self) {
         self.server.take().expect("it runs").kill().await.expect("it can be killed");
+    }
+
+    /// Kills all of it, also when it is frozen. What a copy of its directory in `dir` holds can be started in its place.
+    pub async fn on_the_copy_in(mut self, dir: &Path) -> Self {
+        for pid in self.pids() {
+            signal(pid, "KILL").await;
+        }
+        let _ = self.server.take().expect("it runs").wait().await;
+        Self { data: dir.join("postgres"), ..self }
     }
 
     /// As `pg_ctl stop -m immediate`: no checkpoint, so the next start recovers.
