@@ -90,9 +90,9 @@ start() {
   local began=$SECONDS
   cp .env.example .env
   port_is_free || elsewhere
-  # A name for the layer of dependencies, or what tidies up below would take it along.
-  bounded "$BUILD_S" docker build --quiet --build-arg CARGO_PROFILE="$CARGO_PROFILE" --target dependencies \
-    --tag "hookpost-test:dependencies-$CARGO_PROFILE" . || fail 'the dependencies do not build'
+  # A name for the stage that builds, or what tidies up below would take its layers along.
+  bounded "$BUILD_S" docker build --quiet --build-arg CARGO_PROFILE="$CARGO_PROFILE" --target build \
+    --tag "hookpost-test:build-$CARGO_PROFILE" . || fail 'the program does not build'
   bounded "$BUILD_S" "${tool[@]}" build || fail 'the image does not build'
   say "built with the profile $CARGO_PROFILE in $((SECONDS - began)) s: $(image_size) MB"
   began=$SECONDS
