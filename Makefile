@@ -1,7 +1,7 @@
 # `make` alone says what there is.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check bench sim fuzz fmt clean-data prerequisites gates doc deny torture controls faults
+.PHONY: help run test check bench sim fuzz fmt clean-data prerequisites gates doc deny torture controls faults compose-test
 
 # Where rustup puts cargo, for shells that have not read its profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -17,6 +17,10 @@ run: ## Serve on this machine for development: embedded store under ./data, loop
 
 test: prerequisites $(if $(ARGS),,gates controls) ## Everything CI runs: format, clippy, all tests on a real PostgreSQL and Redis that it starts; ARGS='--test store postgres' runs only these tests
 	@tests/with-services.sh cargo test $(LOCKED) --workspace --no-fail-fast $(ARGS)
+	@$(if $(ARGS),,tests/compose/run.sh)
+
+compose-test: ## Build the image, run docker-compose.yml and check what it promises; `make test` does so at its end
+	@tests/compose/run.sh
 
 check: prerequisites gates doc deny test ## Before a pull request: `make test`, and the docs and the dependencies' licences and advisories
 
