@@ -60,6 +60,13 @@ impl Api {
         answer["id"].as_i64().expect("its id")
     }
 
+    /// Changes these fields of it.
+    pub async fn change(&self, subscription: i64, fields: Value) {
+        let request = self.client.patch(format!("{}/subscriptions/{subscription}", self.base));
+        let request = request.header("content-type", "application/json").body(fields.to_string());
+        ask(request).await.expect("it is changed");
+    }
+
     /// All attempts of the subscription; `None` if the service could not say.
     pub async fn logs(&self, subscription: i64) -> Option<Vec<Logged>> {
         let mut rows: Vec<Logged> = Vec::new();

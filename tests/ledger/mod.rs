@@ -12,6 +12,7 @@ pub mod postgres;
 pub mod producer;
 pub mod receiver;
 #[path = "../cache/server.rs"]
+#[allow(clippy::unwrap_used, reason = "its first home allows it to all of its files")]
 pub mod redis;
 pub mod scene;
 pub mod signatures;

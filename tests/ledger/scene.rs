@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::{Instant, interval};
 
@@ -50,11 +50,17 @@ impl Scene {
     /// Makes so many subscriptions, each with a secret of its own.
     pub async fn subscribe(&self, api: &Api, count: u8) {
         for _ in 0..count {
-            let place = self.receiver.subscribers().len();
-            let secret = secret(u8::try_from(place + 1).expect("there are few"));
-            let id = api.subscribe(&self.receiver.next_url(), &secret, json!({})).await;
-            self.receiver.expect(Subscriber { id, secret });
+            self.subscribe_with(api, json!({})).await;
         }
+    }
+
+    /// Makes one with these fields besides.
+    pub async fn subscribe_with(&self, api: &Api, more: Value) -> i64 {
+        let place = self.receiver.subscribers().len();
+        let secret = secret(u8::try_from(place + 1).expect("there are few"));
+        let id = api.subscribe(&self.receiver.next_url(), &secret, more).await;
+        self.receiver.expect(Subscriber { id, secret });
+        id
     }
 
     /// Events for all subscriptions, from now on.

@@ -5,6 +5,7 @@
 #[path = "../ledger/mod.rs"]
 mod ledger;
 
+mod backlog;
 mod cache;
 mod controls;
 mod crashes;

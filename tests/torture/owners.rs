@@ -73,7 +73,7 @@ pub async fn two_owners(mut stage: Stage) -> Story {
     let last = stage.scene.produce(Plan { addresses, ..stage.plan() });
     last.more_ok(50, PATIENCE).await;
     last.stop().await;
-    let verdict = stage.scene.settle(&second).await;
+    let verdict = stage.settle(&second).await;
     Story { verdict, stale_acks, exit, log }
 }
 

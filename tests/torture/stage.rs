@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::ledger::api::Api;
 use crate::ledger::chance::Chance;
 use crate::ledger::node::{Node, Program};
@@ -10,10 +12,15 @@ use crate::ledger::postgres::Cluster;
 use crate::ledger::producer::{Plan, Producer};
 use crate::ledger::receiver::Moods;
 use crate::ledger::redis;
-use crate::ledger::scene::Scene;
+use crate::ledger::scene::{STALL, Scene};
+use crate::ledger::verdict::Verdict;
 
-/// Three subscriptions: some events are for one of them, some for all.
-const SUBSCRIPTIONS: u8 = 3;
+/// Besides a slow one; some events are for one of them, some for all.
+const SUBSCRIPTIONS: u8 = 2;
+/// Attempts a second of the slow one: less than what is accepted for it, so that it falls behind and waits on disk.
+const SLOW_PER_SECOND: u32 = 15;
+/// How long a program that breaks promises may do nothing before the verdict.
+const BROKEN_STALL: Duration = Duration::from_secs(5);
 const CONNECTIONS: usize = 6;
 /// Fast enough that every commit and every window is busy, slow enough that a debug build keeps up between two kills.
 pub const PER_SECOND: u32 = 150;
@@ -50,6 +57,10 @@ pub struct Stage {
     pub scene: Scene,
     pub postgres: Option<Cluster>,
     pub redis: Option<redis::Server>,
+    /// Whether the producer goes as fast as it can.
+    pub floods: bool,
+    slow: Option<i64>,
+    stall: Duration,
     /// Of this process's starts, in the receiver's milliseconds.
     starts_ms: Vec<u64>,
 }
@@ -69,13 +80,27 @@ impl Stage {
         }
         let api = Api::at(program.addr());
         let chance = Chance::new(seed);
-        Self { backend, seed, chance, program, api, scene, postgres, redis, starts_ms: Vec::new() }
+        Self {
+            backend,
+            seed,
+            chance,
+            program,
+            api,
+            scene,
+            postgres,
+            redis,
+            floods: false,
+            slow: None,
+            stall: STALL,
+            starts_ms: Vec::new(),
+        }
     }
 
     /// The same with a promise broken on purpose.
     pub async fn broken(backend: Backend, seed: u64, control: &str) -> Self {
         let mut stage = Self::new(backend, seed).await;
         stage.program = stage.program.binary(&broken_binary()).with("NEGATIVE_CONTROL", control);
+        stage.stall = BROKEN_STALL;
         stage
     }
 
@@ -87,8 +112,21 @@ impl Stage {
     /// Started for the first time, with its subscriptions.
     pub async fn open(&mut self) -> Node {
         let node = self.start().await;
-        self.scene.subscribe(&self.api, SUBSCRIPTIONS).await;
+        self.subscribe(&self.api.clone()).await;
         node
+    }
+
+    /// Makes the subscriptions, through whichever process delivers.
+    pub async fn subscribe(&mut self, api: &Api) {
+        self.scene.subscribe(api, SUBSCRIPTIONS).await;
+        let limit = json!({ "rate_limit": { "per_second": SLOW_PER_SECOND } });
+        self.slow = Some(self.scene.subscribe_with(api, limit).await);
+    }
+
+    /// The verdict, once the slow one may go as fast as the others and all is quiet.
+    pub async fn settle(&self, api: &Api) -> Verdict {
+        api.change(self.slow.expect("it was opened"), json!({ "rate_limit": null })).await;
+        self.scene.settle_within(api, self.stall).await
     }
 
     /// Kills it and notes that.
@@ -107,7 +145,7 @@ impl Stage {
             addresses: vec![self.program.addr()],
             subscribers: Vec::new(),
             connections: CONNECTIONS,
-            per_second: Some(PER_SECOND),
+            per_second: (!self.floods).then_some(PER_SECOND),
             seed: self.seed,
         }
     }

@@ -46,7 +46,7 @@ async fn stopped_and_started_under_load_it_loses_nothing_and_repeats_nothing(bac
         node = stage.start().await;
     }
     producer.stop().await;
-    let verdict = stage.scene.settle(&stage.api).await;
+    let verdict = stage.settle(&stage.api).await;
     println!("{backend:?}, stops: {verdict}; the longest took {longest:.1?}");
     assert_eq!(verdict.kills, 0);
     verdict.assert_clean();
@@ -64,7 +64,7 @@ async fn a_standby_takes_over_from_one_that_drains_and_nothing_is_lost_or_repeat
     let mut owner = who_delivers(&apis).await;
     assert!(!apis[1 - owner].is_ready().await, "one of two delivers");
     let mut nodes = [Some(first), Some(second)];
-    stage.scene.subscribe(&apis[owner], 3).await;
+    stage.subscribe(&apis[owner]).await;
     let addresses = programs.iter().map(|program| program.addr()).collect();
     let producer = stage.scene.produce(Plan { addresses, ..stage.plan() });
     for _ in 0..settings::kills().div_ceil(3) {
@@ -87,7 +87,7 @@ async fn a_standby_takes_over_from_one_that_drains_and_nothing_is_lost_or_repeat
         producer.more_ok(10, PATIENCE).await;
     }
     producer.stop().await;
-    let verdict = stage.scene.settle(&apis[owner]).await;
+    let verdict = stage.settle(&apis[owner]).await;
     println!("{backend:?}, standbys: {verdict}");
     verdict.assert_clean();
 }
@@ -116,7 +116,7 @@ async fn a_second_signal_stops_it_at_once_and_costs_no_more_than_a_kill(backend:
     let node = stage.start().await;
     producer.more_ok(10, START_PATIENCE).await;
     producer.stop().await;
-    let verdict = stage.scene.settle(&stage.api).await;
+    let verdict = stage.settle(&stage.api).await;
     println!("{backend:?}, two signals: {verdict}");
     verdict.assert_clean();
     drop(node);
