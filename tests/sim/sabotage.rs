@@ -44,6 +44,11 @@ fn a_store_that_forgets_retries_is_noticed() {
 }
 
 #[test]
+fn a_watermark_that_passes_what_is_untried_is_noticed() {
+    assert_missed(Sabotage::JumpWatermark, &["everything_settles", "a_lane_keeps_its_order"]);
+}
+
+#[test]
 fn a_request_that_nobody_asked_for_is_noticed() {
     assert_missed(Sabotage::Phantom, &["nothing_is_delivered_that_was_not_offered"]);
 }

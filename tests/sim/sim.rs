@@ -31,6 +31,8 @@ pub enum Sabotage {
     ForgetLogs,
     /// Requests come twice.
     Duplicate,
+    /// The watermark passes what is untried.
+    JumpWatermark,
     /// The store loses what of a commit is to be tried again.
     ForgetRetries,
     /// Log rows tell of answers that were others.

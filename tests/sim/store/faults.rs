@@ -93,6 +93,17 @@ impl Faults {
         }
     }
 
+    /// A commit fails, and takes effect later.
+    pub fn delays_commit(&self) -> bool {
+        let Some(sim) = &self.0 else { return false };
+        let delays = sim.faulty() && sim.chance.per_mille(sim.profile.reply_lost_per_mille / 2);
+        if delays {
+            sim.say("store: the connection breaks, and a commit may still take effect");
+            sim.count("a commit takes effect late");
+        }
+        delays
+    }
+
     /// This is being committed, if the store is what it should be.
     pub fn commits(&self, batch: &Batch) -> Option<Batch> {
         let Some(sim) = &self.0 else { return Some(batch.clone()) };
@@ -104,9 +115,18 @@ impl Faults {
         let rest = (batch.settled.len(), batch.positions.len(), batch.watermark.is_some());
         sim.say(format_args!("store: commit {ids:?} {logs:?} retries {retries:?} {rest:?}"));
         let mut batch = batch.clone();
+        for (_, position) in &batch.positions {
+            sim.count(if position.is_some() { "a position is saved" } else { "a position is given up" });
+        }
+        if batch.watermark.is_some() {
+            sim.count("the watermark moves");
+        }
         match sim.sabotage {
             Some(Sabotage::ForgetCommits) if !batch.deliveries.is_empty() && sim.chance.percent(10) => return None,
             Some(Sabotage::ForgetLogs) if sim.chance.percent(20) => batch.logs.clear(),
+            Some(Sabotage::JumpWatermark) => {
+                batch.watermark = batch.deliveries.last().map(|last| last.id).or(batch.watermark);
+            }
             Some(Sabotage::ForgetRetries) => batch.retries.clear(),
             Some(Sabotage::InventStatus) => batch.logs.iter_mut().for_each(|row| row.http_status = Some(299)),
             _ => {}
