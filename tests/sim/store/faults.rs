@@ -105,8 +105,8 @@ impl Faults {
     }
 
     /// This is being committed, if the store is what it should be.
-    pub fn commits(&self, batch: &Batch) -> Option<Batch> {
-        let Some(sim) = &self.0 else { return Some(batch.clone()) };
+    pub fn commits(&self, batch: &Batch) -> Batch {
+        let Some(sim) = &self.0 else { return batch.clone() };
         let ids: Vec<_> = batch.deliveries.iter().map(|d| short(d.id.0)).collect();
         let logs =
             batch.logs.iter().map(|l| format!("{}#{} {:?}", short(l.delivery_id.0), l.attempt_number, l.outcome));
@@ -122,7 +122,10 @@ impl Faults {
             sim.count("the watermark moves");
         }
         match sim.sabotage {
-            Some(Sabotage::ForgetCommits) if !batch.deliveries.is_empty() && sim.chance.percent(10) => return None,
+            Some(Sabotage::ForgetDeliveries) if sim.chance.percent(10) => {
+                batch.deliveries.clear();
+                batch.events.clear();
+            }
             Some(Sabotage::ForgetLogs) if sim.chance.percent(20) => batch.logs.clear(),
             Some(Sabotage::JumpWatermark) => {
                 batch.watermark = batch.deliveries.last().map(|last| last.id).or(batch.watermark);
@@ -132,7 +135,7 @@ impl Faults {
             _ => {}
         }
         self.logged(&batch.logs);
-        Some(batch)
+        batch
     }
 
     /// These rows are durable.

@@ -71,10 +71,8 @@ impl Disk {
     fn commit_late(&self, faults: &Faults) {
         let Some(batch) = self.late().take() else { return };
         let mut tables = self.tables();
-        if tables.check(&batch).is_ok()
-            && let Some(batch) = faults.commits(&batch)
-        {
-            tables.commit(&batch).expect("it was checked");
+        if tables.check(&batch).is_ok() {
+            tables.commit(&faults.commits(&batch)).expect("it was checked");
         }
     }
 }
@@ -154,7 +152,7 @@ impl Store for SimStore {
         }
         self.write_as_owner("commit", |tables| {
             tables.check(batch)?;
-            self.faults.commits(batch).map_or(Ok(()), |batch| tables.commit(&batch))
+            tables.commit(&self.faults.commits(batch))
         })
         .await
     }
