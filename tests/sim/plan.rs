@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hookpost::access::Actor;
 use hookpost::delivery::{BreakerSettings, EventTypePattern, Order, RateLimit, SubscriptionId};
 use hookpost::delivery::{Sealed, Secrets, Settings};
+use hookpost::store::NewSubscription;
 
 use crate::chance::Chance;
 use crate::history::{Known, Offer, To};
+use crate::network::address_of;
 use crate::profile::Profile;
 
 /// What somebody, or the world, does.
@@ -23,6 +26,7 @@ pub enum Action {
     /// `true` drops what waits.
     Enable(SubscriptionId, bool),
     Delete(SubscriptionId),
+    Create,
     /// A word of another process about it, which may be old, or of everything.
     Word(SubscriptionId),
     StoreAway(Duration),
@@ -69,8 +73,17 @@ impl Plan {
             plan.add(at(), Action::Disable(any()));
             plan.add(at(), Action::Enable(any(), chance.percent(30)));
         }
+        // What a receiver that was gone for a while would ask for.
+        let mut again = Duration::from_millis(chance.below(20_000));
+        while again < profile.faults {
+            plan.add(again, Action::Enable(any(), chance.percent(3)));
+            again += chance.ms(2_000, 20_000);
+        }
         if chance.percent(25) {
             plan.add(at(), Action::Delete(any()));
+        }
+        if chance.percent(25) {
+            plan.add(at(), Action::Create);
         }
         for _ in 0..some(10) {
             plan.add(at(), Action::Word(any()));
@@ -134,13 +147,26 @@ pub fn known(chance: &Chance, id: SubscriptionId) -> (Known, Settings) {
     let settings = settings(chance);
     let known = Known {
         patterns: chance.pick(&PATTERNS).to_vec(),
-        secret: chance.percent(50).then(|| format!("made up for {id}")),
+        secrets: chance.percent(50).then(|| format!("made up for {id}")).into_iter().collect(),
         order: settings.order.unwrap_or_default(),
         rate: settings.rate_limit.map(RateLimit::rate),
         waits: settings.retry_schedule_s.as_ref().map_or(0, Vec::len),
         max_concurrency: settings.max_concurrency.unwrap_or(1) as usize,
     };
     (known, settings)
+}
+
+/// As it is created.
+pub fn new(id: SubscriptionId, known: &Known, settings: Settings) -> NewSubscription {
+    NewSubscription {
+        id,
+        target_url: address_of(id),
+        event_types: known.event_types(),
+        secrets: known.secrets(),
+        tenant: "default".to_owned(),
+        by: Actor::Hookpost,
+        settings,
+    }
 }
 
 impl Known {
@@ -150,7 +176,7 @@ impl Known {
 
     /// Not sealed: that is not what is simulated.
     pub fn secrets(&self) -> Option<Secrets> {
-        let current = Some(Sealed::of(format!("plain:{}", self.secret.as_ref()?)));
+        let current = Some(Sealed::of(format!("plain:{}", self.secrets.last()?)));
         Some(Secrets { current, ..Secrets::default() })
     }
 }

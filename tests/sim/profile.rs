@@ -37,7 +37,8 @@ impl Profile {
         Self {
             subscriptions: chance.between(1, 5),
             offers: chance.between(5, 80),
-            faults: chance.ms(5_000, if chance.percent(20) { 200_000 } else { 40_000 }),
+            // The watermark trails by half a minute, and actors leave after a minute.
+            faults: if chance.percent(40) { chance.ms(60_000, 400_000) } else { chance.ms(5_000, 40_000) },
             crashes: some(5),
             changes_rules: chance.percent(40),
             has_cache: chance.percent(50),

@@ -12,14 +12,14 @@ use hookpost::delivery::{Defaults, Timestamp};
 use hookpost::metrics::Metrics;
 use hookpost::outbound::client::AttemptClient;
 use hookpost::outbound::guard::TargetPolicy;
-use hookpost::store::{NewSubscription, Store, StoreError};
+use hookpost::store::{Store, StoreError};
 use hookpost::vault::Vault;
 
 use crate::act::Acting;
 use crate::cache::SimCache;
 use crate::check;
 use crate::history::Ended;
-use crate::network::{Network, address_of};
+use crate::network::Network;
 use crate::panics;
 use crate::plan::{self, Action, Plan};
 use crate::sim::{Sabotage, Sim};
@@ -117,15 +117,7 @@ impl World {
             let id = tables.reserve_subscription_id();
             let (known, settings) = plan::known(&sim.chance, id);
             sim.say(format_args!("subscription {id}: {known:?} {settings:?}"));
-            let new = NewSubscription {
-                id,
-                target_url: address_of(id),
-                event_types: known.event_types(),
-                secrets: known.secrets(),
-                tenant: "default".to_owned(),
-                by: hookpost::access::Actor::Hookpost,
-                settings,
-            };
+            let new = plan::new(id, &known, settings);
             tables.create_subscription(new, u64::MAX, sim.timestamp());
             sim.history().known.insert(id, known);
         }
@@ -158,7 +150,7 @@ impl World {
         let clean = ending == Ending::Settled;
         let rows = sim.history().logged.len();
         check::life(&sim, Ended { rows, clean });
-        sim.disk.release();
+        self.sim.disk.end_process(|| sim.chance.percent(50), &Faults::of(sim.clone()));
         sim.go_on();
         ending
     }
