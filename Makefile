@@ -38,8 +38,10 @@ torture: prerequisites controls ## Kill the service, PostgreSQL and Redis under 
 	TORTURE_KILLS=$(KILLS) cargo test $(LOCKED) --test torture -- --nocapture --test-threads=1 $(ARGS)
 
 # Into the same directory, so that dependencies are built once; under another name, so that nobody takes it for the program.
+# Built again without a change, both names are one file, which mv refuses.
 controls: ## Build the program with its promises broken on purpose: tests that run it must fail, which others check
 	cargo build $(LOCKED) --bin hookpost --features negative-controls
+	rm -f target/debug/hookpost-negative-controls
 	mv target/debug/hookpost target/debug/hookpost-negative-controls
 
 # Most of them wait for something; those that measure time or memory keep the others off by themselves.
