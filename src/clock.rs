@@ -3,6 +3,7 @@
 //! Two readings, because a wall clock can be stepped: [`Clock::wall`] is what people and receivers see (log times,
 //! `webhook-timestamp`, ids), [`Clock::steady`] only moves forward and is what deadlines are measured on.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::delivery::Timestamp;
@@ -12,17 +13,35 @@ use crate::delivery::Timestamp;
 pub struct Clock {
     started_at: Timestamp,
     started: tokio::time::Instant,
+    simulation: Option<&'static Simulation>,
+}
+
+/// What a simulation decides in place of the machine, so that a run can be repeated.
+#[derive(Debug, Default)]
+pub struct Simulation {
+    /// By how much the wall clock has been stepped since the start.
+    pub stepped_ms: AtomicI64,
+    /// In place of chance, where ids are given.
+    pub seed: u64,
 }
 
 impl Clock {
     /// A clock that agrees with the wall clock now, and from now on only moves forward.
     pub fn start() -> Self {
-        Self { started_at: wall(), started: tokio::time::Instant::now() }
+        Self { started_at: wall(), started: tokio::time::Instant::now(), simulation: None }
+    }
+
+    /// A clock of a simulation: its wall clock is the steady one, as far as it is not stepped.
+    pub fn simulated(started_at: Timestamp, simulation: &'static Simulation) -> Self {
+        Self { started_at, started: tokio::time::Instant::now(), simulation: Some(simulation) }
     }
 
     /// The wall clock, in milliseconds since the Unix epoch. May step in either direction.
     pub fn wall(&self) -> Timestamp {
-        wall()
+        match self.simulation {
+            None => wall(),
+            Some(simulation) => Timestamp(self.steady().0 + simulation.stepped_ms.load(Ordering::Relaxed)),
+        }
     }
 
     /// Milliseconds since the Unix epoch as of the start, plus what has passed since. Never steps, and stands still
@@ -34,6 +53,11 @@ impl Clock {
     /// The instant of the runtime at which [`Clock::steady`] reads `at`; now, when that has passed.
     pub fn instant(&self, at: Timestamp) -> tokio::time::Instant {
         self.started + Duration::from_millis(at.0.saturating_sub(self.started_at.0).max(0).unsigned_abs())
+    }
+
+    /// What stands for chance in a simulation.
+    pub fn seed(&self) -> Option<u64> {
+        self.simulation.map(|simulation| simulation.seed)
     }
 }
 

@@ -16,6 +16,8 @@ pub mod fuzz;
 pub mod http;
 pub mod listen;
 pub mod metrics;
+#[cfg(feature = "negative-controls")]
+pub mod negative_controls;
 pub mod outbound;
 pub mod service;
 pub mod store;

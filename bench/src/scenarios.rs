@@ -272,7 +272,22 @@ impl Bench {
 
     /// The receiver of one subscription holds its answers while events come in, then answers.
     async fn backlog(&mut self, name: &str) -> anyhow::Result<()> {
-        let total = 1_000_000 / self.shrink;
+        let (mut growths, mut speeds, mut shares, mut places) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..self.runs {
+            let drained = self.drain_a_backlog(1_000_000 / self.shrink).await?;
+            growths.push(drained.growth_mib);
+            speeds.push(drained.per_second);
+            shares.push(drained.per_second / drained.reference_per_second);
+            places.push(drained.furthest_out_of_order);
+        }
+        self.rows.push(Row::plain(name, "memory, above full throughput", "MiB", growths).at_most(64.0));
+        self.rows.push(Row::plain(name, "drained", "/s", speeds));
+        self.rows.push(Row::plain(name, "drained, of the throughput", "×", shares).at_least(0.75));
+        self.rows.push(Row::plain(name, "furthest out of order", "places", places));
+        Ok(())
+    }
+
+    async fn drain_a_backlog(&self, total: usize) -> anyhow::Result<Drained> {
         let home = self.home(Kind::Postgres).await?;
         let mut environment = home.environment();
         environment.push(("HOOKPOST_ATTEMPT_TIMEOUT", "5m".to_owned()));
@@ -293,20 +308,20 @@ impl Bench {
         let (start, already) = (now_ns(), seen.count());
         self.receivers.hold(false);
         self.arrived(before + total as u64).await?;
-        let drained = (before + total as u64 - already) as f64 * 1e9 / (seen.last_ns() - start) as f64;
+        let per_second = (before + total as u64 - already) as f64 * 1e9 / (seen.last_ns() - start) as f64;
         let after = service.usage()?;
         let order: Vec<_> = seen.arrivals().into_iter().map(|(number, _)| number).collect();
         seen.keep_arrivals(false);
+        service.kill().await?;
+        home.remove().await?;
 
         let peak = |usage: Usage| usage.peak_kib as f64 / 1024.0;
-        let growth = peak(after).max(peak(held)) - reference.peak_mib;
-        self.rows.push(Row::plain(name, "memory, above full throughput", "MiB", vec![growth]).at_most(64.0));
-        self.rows.push(Row::plain(name, "drained", "/s", vec![drained]));
-        let share = drained / reference.per_second;
-        self.rows.push(Row::plain(name, "drained, of the throughput", "×", vec![share]).at_least(0.75));
-        self.rows.push(Row::plain(name, "furthest out of order", "places", vec![furthest_out_of_order(&order)]));
-        service.kill().await?;
-        home.remove().await
+        Ok(Drained {
+            per_second,
+            reference_per_second: reference.per_second,
+            growth_mib: peak(after).max(peak(held)) - reference.peak_mib,
+            furthest_out_of_order: furthest_out_of_order(&order),
+        })
     }
 
     async fn restart(&mut self, name: &str) -> anyhow::Result<()> {
@@ -471,6 +486,16 @@ impl Bench {
         let second = |(n, acks)| Second { start_ns: start + n as u64 * 1_000_000_000, p99_ms: percentile(acks, 0.99) };
         Ok(acks.chunks(RATE).enumerate().map(second).collect())
     }
+}
+
+/// How a backlog was drained.
+struct Drained {
+    per_second: f64,
+    /// At full throughput, without a backlog.
+    reference_per_second: f64,
+    growth_mib: f64,
+    /// In places.
+    furthest_out_of_order: f64,
 }
 
 /// What one second of load saw.
