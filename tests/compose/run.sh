@@ -30,7 +30,7 @@ skip() { echo "SKIPPED: compose: $*"; exit 0; }
 
 main() {
   find_engine
-  exec 9>"${TMPDIR:-/tmp}/hookpost-compose.lock"
+  exec 9>"${TMPDIR:-/tmp}/hookpost-compose.$(id -u).lock"
   flock -w "$LOCK_S" 9 || fail 'another run on this engine has not ended'
   trap finish EXIT
   trap 'exit 129' HUP
@@ -70,7 +70,7 @@ clone() {
   dir=$(mktemp -d "${TMPDIR:-/tmp}/hookpost-compose.XXXXXX")
   mkdir "$dir/clone"
   git -C "$root" ls-files -z | tar -C "$root" --create --null --files-from=- --ignore-failed-read 2>/dev/null |
-    tar -C "$dir/clone" --extract
+    tar -C "$dir/clone" --extract || fail "$root cannot be copied: is it a clone?"
   cd "$dir/clone"
 }
 
