@@ -46,7 +46,14 @@ fi
 # The libraries live in an environment of their own; Debian has what makes one in a package apart.
 python3 -c 'import venv, ensurepip' 2>/dev/null || packages+=(python3 python3-venv)
 
+# Where there is a container engine, tests/compose builds stand-ins for images that cannot be pulled.
+need_stand_ins() {
+  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v debootstrap >/dev/null &&
+    timeout 20 docker info >/dev/null 2>&1
+}
+
 install_missing() {
+  if need_stand_ins; then packages+=(debootstrap); fi
   [ ${#packages[@]} -gt 0 ] || return 0
   if ! command -v apt-get >/dev/null; then
     say "install these with this system's package manager, then try again: ${packages[*]} (names as on Debian)"

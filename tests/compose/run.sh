@@ -14,6 +14,7 @@ UP_S=180
 COMMAND_S=120
 # For what follows at once, or within a health check's interval.
 WAIT_S=60
+ASK_S=20
 PORT=8000
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -29,7 +30,7 @@ skip() { echo "SKIPPED: compose: $*"; exit 0; }
 
 main() {
   find_engine
-  exec 9>"${TMPDIR:-/tmp}/hookpost-compose.lock"
+  exec 9>"${TMPDIR:-/tmp}/hookpost-compose.$(id -u).lock"
   flock -w "$LOCK_S" 9 || fail 'another run on this engine has not ended'
   trap finish EXIT
   trap 'exit 129' HUP
@@ -69,7 +70,7 @@ clone() {
   dir=$(mktemp -d "${TMPDIR:-/tmp}/hookpost-compose.XXXXXX")
   mkdir "$dir/clone"
   git -C "$root" ls-files -z | tar -C "$root" --create --null --files-from=- --ignore-failed-read 2>/dev/null |
-    tar -C "$dir/clone" --extract
+    tar -C "$dir/clone" --extract || fail "$root cannot be copied: is it a clone?"
   cd "$dir/clone"
 }
 
@@ -89,6 +90,7 @@ find_images() {
 start() {
   local began=$SECONDS
   cp .env.example .env
+  printf '%s\n' silent show-error "max-time = $ASK_S" >"$dir/.curlrc"
   port_is_free || elsewhere
   # A name for the stage that builds, or what tidies up below would take its layers along.
   bounded "$BUILD_S" docker build --quiet --build-arg CARGO_PROFILE="$CARGO_PROFILE" --target build \
@@ -110,7 +112,7 @@ elsewhere() {
   PORT=$((20000 + RANDOM % 12000))
   say "port 8000 is taken; using $PORT"
   export PUBLISH=127.0.0.1:$PORT
-  echo "connect-to = localhost:8000:127.0.0.1:$PORT" >"$dir/.curlrc"
+  echo "connect-to = localhost:8000:127.0.0.1:$PORT" >>"$dir/.curlrc"
 }
 
 finish() {
@@ -136,7 +138,7 @@ fail() { say "FAILED: $*"; exit 1; }
 check() {
   local began=$SECONDS status=0
   set +e
-  (set -e; "$2") >"$dir/log" 2>&1
+  (set -eE; trap 'echo "ended at: $BASH_COMMAND"' ERR; "$2") >"$dir/log" 2>&1
   status=$?
   set -e
   if [ "$status" = 0 ]; then say "ok: $1 ($((SECONDS - began)) s)"; return; fi
@@ -176,7 +178,7 @@ healthy() { [ "$(inspect "$1" '{{.State.Health.Status}}')" = healthy ]; }
 # Runs curl lines; the answer and its status are in $answer and $status.
 ask() {
   local text
-  text=$(CURL_HOME=$dir bash -c "$1 --silent --show-error --max-time 20 --write-out '\n%{http_code}'")
+  text=$(CURL_HOME=$dir bash -c "$1 --write-out '\n%{http_code}'")
   status=${text##*$'\n'} answer=${text%$'\n'*}
 }
 
