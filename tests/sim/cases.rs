@@ -52,3 +52,14 @@ fn a_backlog_survives_an_actor_that_crashes_before_it_has_read_where_it_begins()
     ];
     assert_keeps_every_promise(s(115), plan(5, actions));
 }
+
+/// The actor that took over what a crash had left held it in memory, and did not hold the watermark back with it. A second
+/// crash, half a minute later, and nobody looked for what was still untried.
+#[test]
+fn what_was_recovered_holds_the_watermark_back_until_it_was_tried() {
+    // One goes in a second, so that most of them still wait at the second crash.
+    let mut plan = plan(80, []);
+    plan.kills.insert(s(3), 0);
+    plan.kills.insert(s(60), 0);
+    assert_keeps_every_promise(s(65), plan);
+}
