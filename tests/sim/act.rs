@@ -66,6 +66,7 @@ impl Acting {
             Action::Fence => self.sim.disk.take_by_another(),
             // The world's own.
             Action::Step(_) | Action::Stop => {}
+            Action::PanicAtStart(id) => drop(self.sim.history().panics_at_start.insert(id)),
         }
     }
 
@@ -154,7 +155,7 @@ impl Acting {
             match self.store.update_subscription(id, change.clone(), self.clock.wall()).await {
                 Ok(Update::Done(changed)) => {
                     self.sim.say(format_args!("subscription {id} is changed: version {}", changed.version));
-                    if self.sim.faulty() && self.sim.chance.percent(20) {
+                    if self.sim.faulty() && self.sim.chance.percent(self.sim.profile.others_change_percent) {
                         return self.word_later(id, changed.version);
                     }
                     return self.engine.subscription_changed(changed).await;
@@ -212,7 +213,7 @@ impl Acting {
 
     async fn create(&self) {
         let Ok(id) = self.store.reserve_subscription_id().await else { return };
-        let (known, settings) = plan::known(&self.sim.chance, id);
+        let (known, settings) = plan::known(&self.sim.chance, id, None);
         let new = plan::new(id, &known, settings);
         self.sim.say(format_args!("subscription {id}: {known:?}"));
         self.sim.history().known.insert(id, known);

@@ -91,6 +91,7 @@ pub struct History {
     pub restarts: BTreeMap<SubscriptionId, usize>,
     /// It has crashed, or is about to.
     pub crashing: BTreeSet<SubscriptionId>,
+    pub panics_at_start: BTreeSet<SubscriptionId>,
     /// Whose actors have started in this life.
     pub started: BTreeSet<SubscriptionId>,
     /// What has happened, and how often.

@@ -6,6 +6,7 @@
 mod act;
 mod backend;
 mod cache;
+mod cases;
 mod chance;
 mod check;
 mod conformance;

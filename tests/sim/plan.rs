@@ -36,14 +36,19 @@ pub enum Action {
     Step(i64),
     /// A stop that lets what is under way end.
     Stop,
+    /// The next start of its actor panics.
+    PanicAtStart(SubscriptionId),
 }
 
+#[derive(Default)]
 pub struct Plan {
     pub offers: Vec<Offer>,
     /// By time; the number keeps two at the same time apart.
     pub actions: BTreeMap<(Duration, usize), Action>,
     /// When the process is killed, and after how many turns of the runtime.
     pub kills: BTreeMap<Duration, u64>,
+    /// All subscriptions are like this; drawn otherwise.
+    pub settings: Option<Settings>,
 }
 
 const TYPES: [&str; 3] = ["order.created", "order.paid", "user.added"];
@@ -54,7 +59,7 @@ const BURST: u64 = 320;
 
 impl Plan {
     pub fn draw(chance: &Chance, profile: &Profile) -> Self {
-        let mut plan = Self { offers: Vec::new(), actions: BTreeMap::new(), kills: BTreeMap::new() };
+        let mut plan = Self::default();
         let any = || SubscriptionId(chance.between(1, profile.subscriptions).try_into().expect("small"));
         let span = u64::try_from(profile.faults.as_millis()).expect("not that long");
         let at = || Duration::from_millis(chance.below(span));
@@ -116,7 +121,7 @@ impl Plan {
         }
     }
 
-    fn add(&mut self, at: Duration, action: Action) {
+    pub fn add(&mut self, at: Duration, action: Action) {
         self.actions.insert((at, self.actions.len()), action);
     }
 
@@ -143,8 +148,8 @@ impl Plan {
 }
 
 /// What a subscription is made of.
-pub fn known(chance: &Chance, id: SubscriptionId) -> (Known, Settings) {
-    let settings = settings(chance);
+pub fn known(chance: &Chance, id: SubscriptionId, settings: Option<Settings>) -> (Known, Settings) {
+    let settings = settings.unwrap_or_else(|| self::settings(chance));
     let known = Known {
         patterns: chance.pick(&PATTERNS).to_vec(),
         secrets: chance.percent(50).then(|| format!("made up for {id}")).into_iter().collect(),

@@ -60,8 +60,13 @@ pub struct Sim {
 impl Sim {
     pub fn new(seed: u64, sabotage: Option<Sabotage>, aloud: bool) -> Arc<Self> {
         let chance = Chance::of(seed);
+        let profile = Profile::draw(&chance);
+        Self::of(chance, profile, sabotage, aloud)
+    }
+
+    pub fn of(chance: Chance, profile: Profile, sabotage: Option<Sabotage>, aloud: bool) -> Arc<Self> {
         Arc::new(Self {
-            profile: Profile::draw(&chance),
+            profile,
             chance,
             disk: Arc::default(),
             sabotage,

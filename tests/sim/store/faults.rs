@@ -76,7 +76,8 @@ impl Faults {
     /// What an actor reads: the task that reads it may panic, and takes the actor with it.
     pub fn actor_reads(&self, id: SubscriptionId, what: &str) {
         let Some(sim) = &self.0 else { return };
-        if sim.faulty() && sim.chance.per_mille(sim.profile.panics_per_mille) {
+        let told = sim.history().panics_at_start.remove(&id);
+        if told || (sim.faulty() && sim.chance.per_mille(sim.profile.panics_per_mille)) {
             sim.say(format_args!("subscription {id}: {what} panics"));
             sim.count("an actor crashes");
             sim.history().crashing.insert(id);
