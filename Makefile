@@ -76,6 +76,10 @@ gates:
 	cargo clippy $(LOCKED) --bin hookpost-negative-controls --features negative-controls -- -D warnings; \
 	else echo 'SKIPPED: clippy. `rustup component add clippy` adds what it needs.'; fi
 
+	@promtool=$$(command -v promtool || echo target/promtool/usr/bin/promtool); if [ -x "$$promtool" ]; then set -ex; \
+	"$$promtool" check rules ops/prometheus/rules.yml; "$$promtool" test rules ops/prometheus/rules_test.yml; \
+	else echo 'SKIPPED: alert rules. promtool (in the package prometheus) adds what it needs.'; fi
+
 doc:
 	RUSTDOCFLAGS='-D warnings' cargo doc $(LOCKED) --workspace --no-deps
 

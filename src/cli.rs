@@ -1,5 +1,6 @@
 //! The command line: what can be asked of the binary, and how it answers the shell.
 
+mod doctor;
 mod healthcheck;
 mod keys;
 mod master;
@@ -33,7 +34,8 @@ In production:
   hookpost keys create --admin     makes the first key, and shows it once
   hookpost serve
 
-`hookpost config` shows every setting, its value and where it came from; `hookpost serve --help` names them.";
+`hookpost config` shows every setting, its value and where it came from; `hookpost serve --help` names them.
+`hookpost doctor` looks at all that a service depends on, before the start or beside it.";
 
 const HELP_SERVE: &str = "\
 Examples:
@@ -56,6 +58,7 @@ Environment, under the flags and over the file:
   HOOKPOST_ALLOW_TARGETS     private ranges that may be targets, such as 10.1.0.0/16
   HOOKPOST_REQUIRE_HTTPS     true: no plain http, except in those ranges [default: false]
   HOOKPOST_REFUSED_PORTS     ports that are never a target [default: mail, Redis, memcached ...; see `hookpost config`]
+  HOOKPOST_OTLP_ENDPOINT     where spans are sent, such as http://localhost:4318 [default: nowhere]
   HOOKPOST_LOG               level or filter, such as info,hookpost=debug [default: info]
   HOOKPOST_LOG_FORMAT        pretty or json [default: pretty]
 
@@ -97,6 +100,15 @@ enum Command {
         #[command(subcommand)]
         command: keys::Command,
     },
+    /// Look at what a service depends on, and say what to do: configuration, store, Redis, clock, limits, targets, keys
+    #[command(after_help = doctor::HELP)]
+    Doctor {
+        #[command(flatten)]
+        flags: Flags,
+        /// As a JSON array of {check, verdict, found, todo}
+        #[arg(long)]
+        json: bool,
+    },
     /// Ask the service on the configured listener whether it is ready; exit status 0 means yes
     Healthcheck(Flags),
     /// Print a completion script for a shell
@@ -117,6 +129,7 @@ pub fn run() -> ExitCode {
         Command::Serve(flags) => with_config(&flags, serve::run),
         Command::Migrate(flags) => with_config(&flags, |config| finish(migrate(&config))),
         Command::Keys { command } => keys::run(&command),
+        Command::Doctor { flags, json } => doctor::run(&Config::load(&flags), json),
         Command::Healthcheck(flags) => with_config(&flags, |config| finish(healthcheck::run(config.listen))),
         Command::Config { flags, json } => match Config::load(&flags) {
             Ok(resolved) => finish(print(&show::settings(&resolved.settings, json))),

@@ -44,6 +44,15 @@ impl Clock {
         }
     }
 
+    /// The wall clock, in nanoseconds since the Unix epoch: for spans, which are shorter than a millisecond.
+    pub fn wall_ns(&self) -> u64 {
+        let since = match self.simulation {
+            None => since_epoch(),
+            Some(_) => self.wall().since(Timestamp(0)),
+        };
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// Milliseconds since the Unix epoch as of the start, plus what has passed since. Never steps, and stands still
     /// while a test has paused tokio's time.
     pub fn steady(&self) -> Timestamp {
@@ -61,10 +70,13 @@ impl Clock {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "this is the edge that the ban points to")]
 fn wall() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+    Timestamp(i64::try_from(since_epoch().as_millis()).unwrap_or(i64::MAX))
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the edge that the ban points to")]
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use crate::delivery::RetrySchedule;
+use crate::traces::Endpoint;
 use crate::vault::MasterKey;
 
 pub use error::ConfigError;
@@ -71,6 +72,8 @@ pub struct Config {
     /// Development mode: loopback targets allowed, nobody asked who they are unless `auth` says so, secrets kept as they are
     /// without a master key.
     pub dev: bool,
+    /// Where spans are sent; none means nowhere.
+    pub otlp_endpoint: Option<Endpoint>,
     /// Log filter, as `tracing_subscriber::EnvFilter` reads it.
     pub log: String,
     /// How logs are written.

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod delivery;
+pub mod doctor;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod http;
@@ -24,4 +25,5 @@ pub mod outbound;
 pub mod service;
 pub mod store;
 pub mod telemetry;
+pub mod traces;
 pub mod vault;

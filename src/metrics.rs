@@ -5,6 +5,7 @@
 
 mod attempts;
 mod histogram;
+mod live;
 mod reasons;
 
 use std::time::Duration;
@@ -18,9 +19,12 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 
 use self::attempts::Attempts;
 use self::histogram::Histogram;
+use self::live::Gauges;
 use self::reasons::Reasons;
 use crate::delivery::{AttemptResult, Outcome};
 use crate::store::JanitorCounts;
+
+pub use self::live::{Live, WINDOW_BOUNDS};
 
 /// From a commit on fast disks to the longest that a client waits, in microseconds.
 const LATENCY_US: [u64; 14] = [
@@ -68,7 +72,7 @@ const MICROS_PER_SECOND: f64 = 1e6;
 type Label = [(&'static str, &'static str); 1];
 type Counters = Family<Label, Counter>;
 
-/// All figures of this process.
+/// All figures of this process. Those that have to be looked for are handed in when they are shown: see [`Live`].
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -77,50 +81,76 @@ pub struct Metrics {
     ack: Histogram,
     batch_rows: Histogram,
     commit: Histogram,
-    store_up: Gauge,
+    commits_failed: Counter,
     attempts: Attempts,
     attempt: Histogram,
     first_attempt: Histogram,
     delivered: Counter,
-    will_retry: Counter,
     failed: Counter,
-    active: Gauge,
+    retries: Counter,
     activated: Counter,
     passivated: Counter,
     restarted: Counter,
+    spans_exported: Counter,
+    spans_dropped: Counter,
     janitor: Janitor,
+    live: Gauges,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("hookpost");
         let r = &mut registry;
-        r.register("build", "What runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        let outcomes = add(r, "deliveries", "What attempts came to for their deliveries", Counters::default());
-        let outcome = |name| outcomes.get_or_create_owned(&[("outcome", name)]);
-        let metrics = Self {
-            accepted: add(r, "events_accepted", "Events committed and answered with 202", Counter::default()),
-            refused: Reasons::new(add(r, "events_refused", "Events answered otherwise", Counters::default())),
-            ack: add_time(r, "ack", "From the event's head being read to its commit", &LATENCY_US),
-            batch_rows: add(r, "commit_rows", "Rows a commit", Histogram::new(&BATCH_ROWS, 1.0)),
-            commit: add_time(r, "commit", "How long commits take", &LATENCY_US),
-            store_up: add(r, "store_up", "Whether the store answers", Gauge::default()),
-            attempts: Attempts::new(&add(r, "attempts", "Attempts by how they ended", Counters::default())),
-            attempt: add_time(r, "attempt", "How long attempts take, answer included", &ATTEMPT_US),
-            first_attempt: add_time(r, "first_attempt_wait", "From accepting an event to its first attempt", &WAIT_US),
-            delivered: outcome("delivered"),
-            will_retry: outcome("will_retry"),
-            failed: outcome("failed"),
-            active: add(r, "actors_active", "Subscriptions with an actor", Gauge::default()),
-            activated: add(r, "actors_activated", "Actors started for a subscription", Counter::default()),
-            passivated: add(r, "actors_passivated", "Idle actors that left", Counter::default()),
-            restarted: add(r, "actors_restarted", "Crashed actors started again", Counter::default()),
+        r.register("build", "What runs, as the label version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        let states = add(r, "deliveries", "Deliveries that have ended, by how", Counters::default());
+        let state = |name| states.get_or_create_owned(&[("state", name)]);
+        Self {
+            accepted: add(r, "events_accepted", "Events that were committed and answered with 202", Counter::default()),
+            refused: Reasons::new(add(
+                r,
+                "events_refused",
+                "Events that were answered otherwise, by problem",
+                Counters::default(),
+            )),
+            ack: add_time(r, "ack", "Time from reading the head of an event's request to its commit", &LATENCY_US),
+            batch_rows: add(
+                r,
+                "commit_rows",
+                "Deliveries and attempts that went into one commit",
+                Histogram::new(&BATCH_ROWS, 1.0),
+            ),
+            commit: add_time(r, "commit", "Time that a commit took", &LATENCY_US),
+            commits_failed: add(
+                r,
+                "commits_failed",
+                "Commits that failed, each of which is tried again or taken apart",
+                Counter::default(),
+            ),
+            attempts: Attempts::new(&add(r, "attempts", "Attempts that have ended, by how", Counters::default())),
+            attempt: add_time(r, "attempt", "Time that an attempt took, its answer included", &ATTEMPT_US),
+            first_attempt: add_time(
+                r,
+                "first_attempt_wait",
+                "Time from accepting an event to its first attempt",
+                &WAIT_US,
+            ),
+            delivered: state("delivered"),
+            failed: state("failed"),
+            retries: add(
+                r,
+                "retries_scheduled",
+                "Attempts that failed and will be followed by another",
+                Counter::default(),
+            ),
+            activated: add(r, "actors_activated", "Actors that were started for a subscription", Counter::default()),
+            passivated: add(r, "actors_passivated", "Actors that left because they were idle", Counter::default()),
+            restarted: add(r, "actors_restarted", "Actors that crashed and were started again", Counter::default()),
+            spans_exported: add(r, "spans_exported", "Spans that a collector has taken", Counter::default()),
+            spans_dropped: add(r, "spans_dropped", "Spans that no collector has taken in time", Counter::default()),
             janitor: Janitor::new(r),
+            live: Gauges::new(r),
             registry,
-        };
-        // A service starts only on a store that answered.
-        metrics.store_up(true);
-        metrics
+        }
     }
 }
 
@@ -154,9 +184,9 @@ impl Metrics {
         self.commit.observe(micros(took));
     }
 
-    /// Whether the store answers.
-    pub fn store_up(&self, up: bool) {
-        self.store_up.set(up.into());
+    /// A commit failed.
+    pub fn commit_failed(&self) {
+        self.commits_failed.inc();
     }
 
     /// An attempt ended, so long after its delivery was accepted.
@@ -172,14 +202,14 @@ impl Metrics {
     pub fn outcome(&self, outcome: Outcome) {
         match outcome {
             Outcome::Success => self.delivered.inc(),
-            Outcome::FailedAttempt => self.will_retry.inc(),
+            Outcome::FailedAttempt => self.retries.inc(),
             Outcome::Failure => self.failed.inc(),
         };
     }
 
-    /// So many actors run.
-    pub fn active(&self, actors: usize) {
-        self.active.set(i64::try_from(actors).unwrap_or(i64::MAX));
+    /// So many deliveries ended without an attempt, because their subscriptions' backlogs are full.
+    pub fn refused_deliveries(&self, count: usize) {
+        self.failed.inc_by(count as u64);
     }
 
     /// An actor was started.
@@ -197,13 +227,25 @@ impl Metrics {
         self.restarted.inc();
     }
 
+    /// A collector took so many spans.
+    pub fn spans_exported(&self, count: u64) {
+        self.spans_exported.inc_by(count);
+    }
+
+    /// So many spans were given up.
+    pub fn spans_dropped(&self, count: u64) {
+        self.spans_dropped.inc_by(count);
+    }
+
     /// What the janitor did in one run.
     pub fn janitor(&self, counts: &JanitorCounts) {
+        self.failed.inc_by(counts.expired);
         self.janitor.count(counts);
     }
 
-    /// The `OpenMetrics` text format, which Prometheus reads.
-    pub fn render(&self) -> String {
+    /// The `OpenMetrics` text format, which Prometheus reads, with what is so at this moment.
+    pub fn render(&self, live: &Live) -> String {
+        self.live.set(live);
         let mut page = String::new();
         // Writing to a string does not fail.
         let _ = text::encode(&mut page, &self.registry);
@@ -230,7 +272,7 @@ impl Janitor {
     fn new(registry: &mut Registry) -> Self {
         let r = registry.sub_registry_with_prefix("janitor");
         Self {
-            runs: add(r, "runs", "Runs of the janitor that succeeded", Counter::default()),
+            runs: add(r, "runs", "Runs of the janitor that came to their end", Counter::default()),
             expired: add(
                 r,
                 "expired",

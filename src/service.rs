@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::outbound::client::AttemptClient;
 use crate::outbound::guard::TargetPolicy;
 use crate::store::{PostgresStore, Recovery, SqliteStore, Store, StoreError};
+use crate::traces::{Exporting, Tracer};
 use crate::vault::{self, Resealed, Vault};
 
 /// How long requests that are being answered may take at a stop.
@@ -47,6 +48,7 @@ pub struct Service {
     stop_http: oneshot::Sender<()>,
     store: Arc<dyn Store>,
     attempt_timeout: Duration,
+    exporting: Option<Exporting>,
 }
 
 /// Applies the migrations and says what store they were applied to.
@@ -115,7 +117,15 @@ impl Service {
             .refusing_ports(config.refused_ports.clone());
         let policy = Arc::new(policy);
         let metrics = Arc::new(Metrics::default());
+        let (tracer, exporting) = match config.otlp_endpoint.clone() {
+            Some(endpoint) => {
+                let (tracer, exporting) = Tracer::start(endpoint, clock, metrics.clone());
+                (tracer, Some(exporting))
+            }
+            None => (Tracer::off(), None),
+        };
         let parts = Parts {
+            tracer,
             store: store.clone(),
             cache: cache.clone(),
             client: AttemptClient::asking(policy.clone(), config.attempt_timeout, &config.dns_servers),
@@ -159,7 +169,7 @@ impl Service {
         };
         let http = tokio::spawn(http::serve(listener, api, stopped, HTTP_DRAIN));
         let attempt_timeout = config.attempt_timeout;
-        Ok(Self { addr, engine, delivering, keys, http, stop_http, store, attempt_timeout })
+        Ok(Self { addr, engine, delivering, keys, http, stop_http, store, attempt_timeout, exporting })
     }
 
     /// Where it listens.
@@ -174,7 +184,7 @@ impl Service {
 
     /// Stops accepting, finishes what is in flight, writes its log, closes the store.
     pub async fn stop(self) {
-        let Self { engine, delivering, keys, http, stop_http, store, attempt_timeout, .. } = self;
+        let Self { engine, delivering, keys, http, stop_http, store, attempt_timeout, exporting, .. } = self;
         let _ = stop_http.send(());
         let drain = async {
             if !delivering.is_finished() {
@@ -187,6 +197,9 @@ impl Service {
         let _ = tokio::join!(drain, http);
         if let Some(keys) = keys {
             keys.abort();
+        }
+        if let Some(exporting) = exporting {
+            exporting.stop().await;
         }
         store.close().await;
     }
@@ -218,6 +231,7 @@ async fn take_over(engine: &Engine, parts: Parts) -> anyhow::Result<Running> {
 }
 
 async fn wait_and_take_over(engine: &Engine, parts: Parts) -> anyhow::Result<Running> {
+    let mut failing = false;
     loop {
         tokio::time::sleep(STANDBY_PERIOD).await;
         match parts.store.acquire().await {
@@ -228,8 +242,13 @@ async fn wait_and_take_over(engine: &Engine, parts: Parts) -> anyhow::Result<Run
                     Err(error) => tracing::error!(%error, "the store could not be read; trying again"),
                 }
             }
-            Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "on standby, and the store cannot be reached"),
+            Ok(false) => failing = false,
+            // Once: it is asked twice a second.
+            Err(error) if !failing => {
+                failing = true;
+                tracing::warn!(%error, "on standby, and the store cannot be reached");
+            }
+            Err(_) => {}
         }
     }
 }

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use crate::delivery::{Sealed, Subscription, SubscriptionId};
 
 pub use give_up::{NotGivenUp, give_up};
-pub use keyring::{KeyringError, PLAIN, admit};
+pub use keyring::{KeyringError, PLAIN, admit, check_keys};
 pub use master_key::MasterKey;
 pub use reseal::{ResealError, Resealed, rotate_master};
 

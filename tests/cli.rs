@@ -272,3 +272,60 @@ fn api_keys_are_revoked_beside_a_running_service_and_nothing_of_them_is_stored_o
         assert!(!secrets.iter().any(holds), "{}", path.display());
     }
 }
+
+/// What `hookpost doctor` finds: the verdict and the words on each check.
+fn doctor(env: &[(&str, &str)]) -> (Option<i32>, std::collections::BTreeMap<String, (String, String)>) {
+    let (code, out, error) = run(&["doctor", "--json"], env);
+    let findings: Vec<serde_json::Value> = serde_json::from_str(&out).unwrap_or_else(|_| panic!("JSON: {out}{error}"));
+    let text = |finding: &serde_json::Value, name: &str| finding[name].as_str().unwrap_or_default().to_owned();
+    let said = |finding: &serde_json::Value| format!("{}; {}", text(finding, "found"), text(finding, "todo"));
+    (code, findings.iter().map(|f| (text(f, "check"), (text(f, "verdict"), said(f)))).collect())
+}
+
+#[test]
+fn the_doctor_looks_before_the_first_start_and_makes_nothing() {
+    let home = tempfile::tempdir().expect("a directory");
+    let data = home.path().join("data");
+    let (code, found) = doctor(&[("HOOKPOST_DATA_DIR", data.to_str().expect("text"))]);
+    assert_eq!(code, Some(0), "{found:?}");
+    let checks = ["configuration", "store", "disk space", "redis", "file descriptors", "targets", "https", "exposure"];
+    assert!(checks.iter().all(|check| found.contains_key(*check)), "{found:?}");
+    assert!(found["store"].0 == "ok" && found["store"].1.contains("no store") && !data.exists(), "{found:?}");
+}
+
+#[test]
+fn the_doctor_sees_a_running_service_beside_it_and_whose_keys_are_missing() {
+    let service = Service::start();
+    let home = service.home.path().to_str().expect("text").to_owned();
+    let (code, found) = doctor(&[("HOOKPOST_DATA_DIR", &home)]);
+    assert_eq!(code, Some(1), "{found:?}");
+    for (check, verdict, said) in [
+        ("store", "ok", "SQLite"),
+        ("schema", "ok", "up to date"),
+        ("store writes", "ok", "taken back"),
+        ("store owner", "ok", "delivers from it"),
+        ("clock", "ok", ""),
+        ("master key", "warn", "keys new-master"),
+        ("API keys", "fail", "keys create --admin"),
+    ] {
+        let (found, words) = &found[check];
+        assert!(found == verdict && words.contains(said), "{check}: {found} {words}");
+    }
+    let (code, out, _) = run(&["doctor"], &[("HOOKPOST_DATA_DIR", &home), ("HOOKPOST_AUTH", "off")]);
+    assert_eq!(code, Some(0), "{out}");
+    assert!(out.lines().all(|line| ["ok  ", "warn"].contains(&&line[..4])), "{out}");
+}
+
+#[test]
+fn the_doctor_says_what_does_not_answer_and_shows_no_password() {
+    let gone = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let database = format!("postgres://app:hunter2@{gone}/app");
+    let redis = format!("redis://:hunter2@{gone}");
+    let env = [("DATABASE_URL", database.as_str()), ("REDIS_URL", redis.as_str())];
+    let (code, found) = doctor(&env);
+    assert_eq!((code, found["store"].0.as_str(), found["redis"].0.as_str()), (Some(1), "fail", "fail"), "{found:?}");
+    assert!(found["store"].1.contains("DATABASE_URL") && found["redis"].1.contains("REDIS_URL"), "{found:?}");
+    assert!(!format!("{found:?}").contains("hunter2"), "{found:?}");
+    let (code, found) = doctor(&[("HOOKPOST_RETENTION", "1s")]);
+    assert!(code == Some(1) && found["configuration"].1.contains("HOOKPOST_RETENTION"), "{found:?}");
+}

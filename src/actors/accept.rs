@@ -3,14 +3,31 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::entry::{Full, Unclaimed};
-use crate::delivery::{DeliveryId, EventId, SubscriptionId};
+use crate::delivery::{DeliveryId, EventId, SubscriptionId, TraceContext};
 use crate::store::StoreError;
 use crate::store::writer::{Key, WriteError};
 
 /// What a refused producer is told to wait.
 const RETRY_AFTER_S: u64 = 2;
+
+/// When a request came, and which trace it belongs to.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// When its head had been read.
+    pub at: Instant,
+    /// Where its sender says that it belongs.
+    pub trace: Option<Arc<TraceContext>>,
+}
+
+impl Arrival {
+    /// Of a request that says nothing, as of now.
+    pub fn now() -> Self {
+        Self { at: Instant::now(), trace: None }
+    }
+}
 
 /// An event for every subscription of its tenant that wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,10 +151,16 @@ impl AcceptError {
 impl From<StoreError> for AcceptError {
     fn from(error: StoreError) -> Self {
         // The error may name hosts: it is for the log, not for the caller.
-        tracing::warn!(%error, "an event was refused");
         match error {
-            StoreError::Unavailable(_) | StoreError::NotOwner => Self::unavailable("the store is unavailable"),
-            StoreError::Rejected(_) | StoreError::Corrupt(_) => Self::Rejected("see the service's log".to_owned()),
+            // An outage is logged once, by the supervisor and the writer, and not again for each event.
+            StoreError::Unavailable(_) | StoreError::NotOwner => {
+                tracing::debug!(%error, "an event was refused");
+                Self::unavailable("the store is unavailable")
+            }
+            StoreError::Rejected(_) | StoreError::Corrupt(_) => {
+                tracing::warn!(%error, "an event was refused");
+                Self::Rejected("see the service's log".to_owned())
+            }
         }
     }
 }

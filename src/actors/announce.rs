@@ -115,7 +115,7 @@ fn announcement(
     let account = node.budget.tenant(&tenant);
     let payload = account.count(payload.into());
     let (subscriptions, refused) = fan_out::split_full(node, wanted);
-    let what = What::Event { tenant, event_type, ordering_key: None, payload, subscriptions, refused };
+    let what = What::Event { tenant, event_type, ordering_key: None, payload, trace: None, subscriptions, refused };
     Announcement { claim: FanOut::owed(node.clone(), supervisor.clone(), account), what }
 }
 
@@ -135,7 +135,10 @@ pub(super) async fn exhausted(
     let wanted = loop {
         match node.matches.of(&*node.parts.store, tenant, &event_type).await {
             Ok(wanted) => break wanted,
-            Err(error) => tracing::debug!(delivery_id = %log.delivery_id, %error, "not known who wants to hear of it"),
+            Err(error) => tracing::debug!(
+                delivery_id = %log.delivery_id, subscription_id = %log.subscription_id, event_type = failed,
+                attempt = log.attempt_number, %error, "not known who wants to hear of it"
+            ),
         }
         tokio::time::sleep(STORE_RETRY).await;
     };

@@ -44,6 +44,11 @@ impl Budget {
         self.node.bytes.load(Ordering::Relaxed)
     }
 
+    /// Submissions that are with the writer.
+    pub fn submissions(&self) -> usize {
+        self.node.submissions.load(Ordering::Relaxed)
+    }
+
     /// The account of a tenant, for as long as somebody holds it.
     pub fn tenant(&self, tenant: &Arc<str>) -> Arc<Account> {
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);

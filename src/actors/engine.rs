@@ -8,13 +8,15 @@ use bytes::Bytes;
 use ractor::{Actor, ActorRef};
 use tokio::sync::{SetOnce, broadcast, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::accept::{AcceptError, Accepted, NewEvent, Published, RequestKey};
+use super::accept::{AcceptError, Accepted, Arrival, NewEvent, Published, RequestKey};
 use super::announce;
+use super::census;
 use super::entry::{Entry, Unclaimed};
 use super::fan_out;
+use super::ingest::Ingest;
 use super::janitor::Janitor;
 use super::node::{Node, Parts, longest_wait};
 use super::subscription;
@@ -37,13 +39,13 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// store, and this one answers reads and changes subscriptions only.
 #[derive(Clone)]
 pub struct Engine {
-    store: Arc<dyn Store>,
-    cache: Arc<dyn Cache>,
-    running: Arc<SetOnce<Handles>>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) cache: Arc<dyn Cache>,
+    pub(super) running: Arc<SetOnce<Handles>>,
 }
 
-struct Handles {
-    node: Arc<Node>,
+pub(super) struct Handles {
+    pub(super) node: Arc<Node>,
     supervisor: ActorRef<supervisor::Message>,
     /// Which of the engine's tasks has ended, if one has. Only a stop should end them.
     ended: watch::Sender<Option<&'static str>>,
@@ -90,27 +92,13 @@ pub struct LiveState {
     pub drain_rate_per_s: f64,
 }
 
-/// What the home page and `/readyz` show.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct EngineStatus {
-    /// Whether events are accepted; when not, why.
-    pub not_ready: Option<String>,
-    /// `sqlite` or `postgres`.
-    pub store: &'static str,
-    /// `redis: connected`, `redis: unreachable`, `none`.
-    pub cache: String,
-    /// Subscription actors running.
-    pub active_subscriptions: usize,
-    /// HTTP attempts under way.
-    pub attempts_in_flight: usize,
-}
-
 /// The tasks that a running engine is made of, for whoever stops it.
 pub struct Running {
     writer: JoinHandle<()>,
     changes: JoinHandle<()>,
     janitor: JoinHandle<()>,
     announcer: JoinHandle<()>,
+    census: JoinHandle<()>,
     supervisor: JoinHandle<()>,
 }
 
@@ -138,6 +126,7 @@ impl Engine {
             changes: watched("changes", &ended, tokio::spawn(follow(changes, supervisor.clone()))),
             janitor: watched("janitor", &ended, tokio::spawn(Janitor::new(node.clone()).run())),
             announcer: watched("announcer", &ended, tokio::spawn(announce::run(node.clone(), supervisor.clone()))),
+            census: watched("census", &ended, tokio::spawn(census::run(node.clone()))),
             supervisor: watched("supervisor", &ended, supervisor_task),
         };
         let _ = self.running.set(Handles { node, supervisor, ended });
@@ -172,6 +161,7 @@ impl Engine {
         ordering_key: Option<Arc<str>>,
         payload: Bytes,
         key: Option<RequestKey>,
+        arrival: Arrival,
     ) -> Result<Accepted<DeliveryId>, AcceptError> {
         let id = active.subscription.id;
         let node = &self.handles()?.node;
@@ -188,10 +178,18 @@ impl Engine {
                 None => return Err(refusal),
             },
         };
-        let what = What::Delivery { subscription_id: id, event_type, ordering_key, payload };
+        let ingest = Ingest::begin(&node.parts, arrival);
+        let (named, trace) = (event_type.clone(), ingest.context());
+        let what = What::Delivery { subscription_id: id, event_type, ordering_key, payload, trace };
         match write(node, claim, what, key).await? {
-            Stored::Delivery(delivery) => Ok(Accepted { outcome: delivery, replayed: false }),
-            Stored::Before(outcome) => Ok(Accepted { outcome: DeliveryId(outcome), replayed: true }),
+            Stored::Delivery(delivery) => {
+                ingest.delivery(delivery, id, named.as_deref());
+                Ok(Accepted { outcome: delivery, replayed: false })
+            }
+            Stored::Before(outcome) => {
+                ingest.again();
+                Ok(Accepted { outcome: DeliveryId(outcome), replayed: true })
+            }
             Stored::Event { .. } => Err(AcceptError::Rejected("a delivery became an event".to_owned())),
         }
     }
@@ -219,18 +217,27 @@ impl Engine {
     }
 
     /// Makes the event durable with a delivery for every subscription that wants it. Returns after the commit.
-    pub async fn publish(&self, event: NewEvent, key: Option<RequestKey>) -> Result<Accepted<Published>, AcceptError> {
+    pub async fn publish(
+        &self,
+        event: NewEvent,
+        key: Option<RequestKey>,
+        arrival: Arrival,
+    ) -> Result<Accepted<Published>, AcceptError> {
         let Handles { node, supervisor, .. } = self.handles()?;
         if node.is_draining() {
             return Err(AcceptError::unavailable("this process is stopping"));
         }
         let key = key.map(|key| key.in_scope(format!("events/{}", event.tenant)));
-        match fan_out::publish(node, supervisor, event, key).await? {
+        let ingest = Ingest::begin(&node.parts, arrival);
+        let event_type = event.event_type.clone();
+        match fan_out::publish(node, supervisor, event, key, ingest.context()).await? {
             Stored::Event { id, mut deliveries, refused } => {
+                ingest.event(id, &event_type, deliveries.len(), refused.len());
                 deliveries.extend(&refused);
                 Ok(Accepted { outcome: Published { id, deliveries, refused, gone: false }, replayed: false })
             }
             Stored::Before(outcome) => {
+                ingest.again();
                 let published = self.published(EventId(outcome)).await?;
                 Ok(Accepted { outcome: published, replayed: true })
             }
@@ -326,24 +333,6 @@ impl Engine {
         ask(&entry, |answer| subscription::Message::Why(delivery, answer)).await
     }
 
-    /// How the engine is.
-    pub fn status(&self) -> EngineStatus {
-        let node = self.running.get().map(|handles| &handles.node);
-        let not_ready = match node {
-            None => Some(STANDBY),
-            Some(node) if node.is_draining() => Some("draining: this process is stopping"),
-            Some(node) if !node.writer.is_up() || !node.is_reachable() => Some("the store is unavailable"),
-            Some(_) => None,
-        };
-        EngineStatus {
-            not_ready: not_ready.map(str::to_owned),
-            store: self.store.name(),
-            cache: self.cache.status(),
-            active_subscriptions: node.map_or(0, |node| node.active()),
-            attempts_in_flight: node.map_or(0, |node| node.attempts.held()),
-        }
-    }
-
     /// Resolves when this process can deliver no more and should end: another has taken the store, or a part of the
     /// engine has ended that only a stop should end. Says why.
     pub async fn lost(&self) -> String {
@@ -377,6 +366,7 @@ impl Engine {
         running.changes.abort();
         running.janitor.abort();
         running.announcer.abort();
+        running.census.abort();
         supervisor.stop(None);
         let _ = timeout(FLUSH_TIMEOUT, running.supervisor).await;
     }
@@ -428,15 +418,12 @@ fn ingest_scope(id: SubscriptionId) -> String {
 
 /// Submits it, and waits for the commit.
 pub(super) async fn write(node: &Node, claim: Claim, what: What, key: Option<Key>) -> Result<Stored, AcceptError> {
-    let started = Instant::now();
     let (reply, answer) = oneshot::channel();
     node.writer.submit(Submission { claim, what, key, reply })?;
-    let stored = match timeout(ACK_TIMEOUT, answer).await {
-        Ok(Ok(answer)) => answer?,
-        Ok(Err(_)) | Err(_) => return Err(WriteError::Unavailable { ambiguous: true }.into()),
-    };
-    node.parts.metrics.accepted(started.elapsed());
-    Ok(stored)
+    match timeout(ACK_TIMEOUT, answer).await {
+        Ok(Ok(answer)) => Ok(answer?),
+        Ok(Err(_)) | Err(_) => Err(WriteError::Unavailable { ambiguous: true }.into()),
+    }
 }
 
 /// Tells when a task has ended, however it did.
@@ -458,7 +445,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-const STANDBY: &str = "standby: another process delivers from this store";
+pub(super) const STANDBY: &str = "standby: another process delivers from this store";
 
 /// How long the last batch may take at a stop.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);

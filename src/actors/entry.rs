@@ -15,7 +15,9 @@ use super::budget::Account;
 use super::config::Config;
 use super::node::Node;
 use super::subscription::Message;
-use crate::delivery::{Delivery, DeliveryId, MAX_HELD_BYTES, MAX_READY, Machine, Outcome, SubscriptionId, Timestamp};
+use crate::delivery::{
+    BreakerState, Delivery, DeliveryId, Glance, MAX_HELD_BYTES, MAX_READY, Machine, Outcome, SubscriptionId, Timestamp,
+};
 use crate::store::writer::{DeliverySink, RecordSink};
 
 /// How far a subscription may trail before it gets a row of its own in `positions`, so that it does not hold the
@@ -81,6 +83,19 @@ struct Intake {
     backlog: Backlog,
     /// When the machine does something next, as of its last message.
     next_wakeup: Option<Timestamp>,
+    /// The machine, as of its last message.
+    glance: Glance,
+    /// Whether the log says that the backlog is full.
+    full_said: bool,
+}
+
+/// What is counted of a subscription.
+pub(super) struct Figures {
+    pub breaker: BreakerState,
+    pub window: usize,
+    pub backlog: u64,
+    pub full: bool,
+    pub oldest_due: Option<Timestamp>,
 }
 
 /// Why an entry takes no submission.
@@ -105,6 +120,8 @@ pub(super) struct Full {
 
 /// How long an actor stays that does nothing: long enough to spare a chatty subscription the reload.
 pub(super) const PASSIVATE_AFTER: Duration = Duration::from_secs(60);
+/// A backlog that was full has room again when one in so many has ended.
+const ROOM_DIVISOR: u64 = 10;
 /// Most deliveries that are kept beside a page that is being read.
 const MAX_TAIL: usize = MAX_READY;
 
@@ -139,6 +156,8 @@ impl Entry {
                 last_used,
                 backlog: Backlog::new(last_used),
                 next_wakeup: None,
+                glance: Glance::default(),
+                full_said: false,
             }),
             placeless: Mutex::default(),
             node,
@@ -183,6 +202,9 @@ impl Entry {
             return Err(Unclaimed::Closed);
         }
         if let Some(full) = self.full_in(&intake) {
+            let first = !std::mem::replace(&mut intake.full_said, true);
+            drop(intake);
+            self.say_full(&full, first);
             return Err(Unclaimed::Full(full));
         }
         if !self.account.submit() {
@@ -194,7 +216,38 @@ impl Entry {
 
     /// Whether its backlog is at its limit. While nobody knows how long it is, it is not.
     pub fn full(&self) -> Option<Full> {
-        self.full_in(&self.lock())
+        let mut intake = self.lock();
+        let full = self.full_in(&intake)?;
+        let first = !std::mem::replace(&mut intake.full_said, true);
+        drop(intake);
+        self.say_full(&full, first);
+        Some(full)
+    }
+
+    /// Once, until there is room again.
+    fn say_full(&self, full: &Full, first: bool) {
+        if first {
+            let Full { backlog, limit, .. } = full;
+            tracing::warn!(subscription_id = %self.id, backlog, limit, "the backlog is full; new events are refused");
+        }
+    }
+
+    /// What is counted of it at this moment.
+    pub fn figures(&self, now: Timestamp) -> Figures {
+        let intake = self.lock();
+        Figures {
+            breaker: intake.glance.breaker,
+            window: intake.glance.window,
+            backlog: intake.backlog.count().unwrap_or((intake.unread + intake.ready) as u64),
+            full: self.full_in(&intake).is_some(),
+            oldest_due: intake.glance.oldest_due(now),
+        }
+    }
+
+    /// Well below the limit, so that one that hovers there is not told of again and again.
+    fn has_room(&self, intake: &Intake) -> bool {
+        let limit = self.config.load().subscription.settings.max_backlog();
+        intake.backlog.count().is_some_and(|count| count <= limit - limit.div_ceil(ROOM_DIVISOR))
     }
 
     fn full_in(&self, intake: &Intake) -> Option<Full> {
@@ -319,8 +372,9 @@ impl Entry {
     }
 
     /// The actor has handled a message, which brought in a delivery of `read` bytes or none.
-    pub fn sync(&self, read: Option<usize>, machine: &Machine, next_wakeup: Option<Timestamp>) {
+    pub fn sync(&self, read: Option<usize>, machine: &Machine, glance: Glance, next_wakeup: Option<Timestamp>) {
         let mut intake = self.lock();
+        intake.glance = glance;
         if let Some(bytes) = read {
             intake.unread = intake.unread.saturating_sub(1);
             intake.unread_bytes = intake.unread_bytes.saturating_sub(bytes);
@@ -485,6 +539,12 @@ impl RecordSink for Entry {
             intake.backlog.ended(self.node.parts.clock.steady());
         }
         intake.cast(Message::Recorded(id));
+        let room = intake.full_said && self.has_room(&intake);
+        intake.full_said &= !room;
+        drop(intake);
+        if room {
+            tracing::info!(subscription_id = %self.id, "the backlog has room again");
+        }
     }
 
     fn positioned(&self, position: Option<DeliveryId>) {

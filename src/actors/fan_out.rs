@@ -13,7 +13,7 @@ use super::engine::write;
 use super::node::Node;
 use super::supervisor;
 use super::{AcceptError, NewEvent};
-use crate::delivery::{Delivery, SubscriptionId};
+use crate::delivery::{Delivery, SubscriptionId, TraceContext};
 use crate::store::writer::{Claim, DeliverySink, Key, Refused, Stored, What};
 use crate::store::{Store, StoreError};
 
@@ -68,6 +68,7 @@ pub(super) async fn publish(
     supervisor: &ActorRef<supervisor::Message>,
     event: NewEvent,
     key: Option<Key>,
+    trace: Option<Arc<TraceContext>>,
 ) -> Result<Stored, AcceptError> {
     let NewEvent { tenant, event_type, ordering_key, payload } = event;
     let account = node.budget.tenant(&tenant);
@@ -78,7 +79,7 @@ pub(super) async fn publish(
     }
     let claim = FanOut::claim(node.clone(), supervisor.clone(), account).ok_or(AcceptError::BUSY)?;
     let (subscriptions, refused) = split_full(node, subscriptions);
-    let what = What::Event { tenant, event_type, ordering_key, payload, subscriptions, refused };
+    let what = What::Event { tenant, event_type, ordering_key, payload, trace, subscriptions, refused };
     write(node, claim, what, key).await
 }
 

@@ -34,11 +34,19 @@ impl Janitor {
     pub async fn run(self) {
         let mut tick = tokio::time::interval(PERIOD);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut failing = false;
         loop {
             tick.tick().await;
             match self.run_once().await {
-                Ok(counts) => self.node.parts.metrics.janitor(&counts),
-                Err(error) => tracing::warn!(%error, "the janitor could not finish; it will try again"),
+                Ok(counts) => {
+                    failing = false;
+                    self.node.parts.metrics.janitor(&counts);
+                }
+                Err(error) if !failing => {
+                    failing = true;
+                    tracing::warn!(%error, "the janitor could not finish; it will try again");
+                }
+                Err(_) => {}
             }
         }
     }

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::attempts::Attempts;
 use super::budget::{Budget, MAX_PAYLOAD_BYTES};
+use super::census::Census;
 use super::entry::Entry;
 use super::fan_out::Matches;
 use crate::cache::Cache;
@@ -18,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::outbound::client::AttemptClient;
 use crate::store::Store;
 use crate::store::writer::Writer;
+use crate::traces::Tracer;
 use crate::vault::Vault;
 
 /// From here on committed payloads are left to the store, so that the other half stays for new events.
@@ -45,6 +47,8 @@ pub struct Parts {
     pub vault: Arc<Vault>,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Exports spans, if that is configured.
+    pub tracer: Tracer,
     /// As configured, for subscriptions that say nothing.
     pub defaults: Defaults,
 }
@@ -69,6 +73,8 @@ pub(super) struct Node {
     /// Those among them that the supervisor has not heard of. Locked after `unclaimed`, if both are.
     fresh: Mutex<Vec<SubscriptionId>>,
     directory: RwLock<HashMap<SubscriptionId, Arc<Entry>>>,
+    /// What waits in the store, as of the last look.
+    pub census: Census,
 }
 
 impl Node {
@@ -86,6 +92,7 @@ impl Node {
             unclaimed: Mutex::default(),
             fresh: Mutex::default(),
             directory: RwLock::default(),
+            census: Census::default(),
         })
     }
 

@@ -16,12 +16,13 @@ use super::node::{Node, STORE_RETRY};
 use super::shares::{Claimant, Standing};
 use super::supervisor;
 use crate::delivery::{
-    Action, AttemptLog, AttemptResult, Delivery, DeliveryId, DisabledReason, Input, MAX_RETRIES_HELD, Machine, Outcome,
-    Retry, RetryChange, Snapshot, Timestamp, Waits,
+    Action, AttemptLog, AttemptResult, BreakerState, Delivery, DeliveryId, DisabledReason, Input, MAX_RETRIES_HELD,
+    Machine, Outcome, Retry, RetryChange, Snapshot, SubscriptionId, Timestamp, Waits,
 };
 use crate::outbound::client::AttemptRequest;
 use crate::store::writer::Record;
 use crate::store::{BacklogPage, Pending, StoreError};
+use crate::traces::{self, Attempt};
 
 /// An actor is not passivated when it has something to do within this time.
 const PASSIVATION_HORIZON: std::time::Duration = std::time::Duration::from_secs(60);
@@ -84,6 +85,8 @@ pub(super) struct State {
     standing: Standing,
     /// Of the attempt that ended in this message, until its record takes them.
     ended: Option<(Arc<Config>, Permit)>,
+    /// Whether the log says that the breaker is open.
+    open_said: bool,
 }
 
 impl Actor for SubscriptionActor {
@@ -97,7 +100,17 @@ impl Actor for SubscriptionActor {
         let limits = subscription.settings.limits(&node.parts.defaults, subscription.drop_through);
         let machine = Machine::new(entry.id, limits, subscription.disabled.is_none());
         let standing = if subscription.failing_since.is_some() { Standing::Suspect } else { Standing::New };
-        Ok(State { entry, node, supervisor, machine, tasks: JoinSet::new(), wakeup: None, standing, ended: None })
+        Ok(State {
+            entry,
+            node,
+            supervisor,
+            machine,
+            tasks: JoinSet::new(),
+            wakeup: None,
+            standing,
+            ended: None,
+            open_said: false,
+        })
     }
 
     async fn post_start(&self, myself: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -129,7 +142,9 @@ impl Actor for SubscriptionActor {
             state.ended = None;
             state.arm(&myself);
         }
-        state.entry.sync(read, &state.machine, state.wakeup.as_ref().map(|(at, _)| *at));
+        let glance = state.machine.glance();
+        state.tell_breaker(glance.breaker);
+        state.entry.sync(read, &state.machine, glance, state.wakeup.as_ref().map(|(at, _)| *at));
         if state.machine.is_deleted() && !state.machine.is_busy() {
             myself.stop(Some("deleted".to_owned()));
         }
@@ -159,7 +174,13 @@ impl State {
                 started
             }
             Message::Loaded(Err(error)) => {
-                tracing::warn!(subscription_id = %self.entry.id, %error, "could not read what is pending; trying again");
+                // An outage is logged once, and not again each second for each that waits for its end.
+                let subscription_id = self.entry.id;
+                if error.is_retryable() {
+                    tracing::debug!(%subscription_id, %error, "could not read what is pending; trying again");
+                } else {
+                    tracing::warn!(%subscription_id, %error, "could not read what is pending; trying again");
+                }
                 self.load_after(myself, STORE_RETRY);
                 return Ok(None);
             }
@@ -201,6 +222,24 @@ impl State {
                 return Ok(None);
             }
         }))
+    }
+
+    /// Once, until the receiver is well again.
+    fn tell_breaker(&mut self, breaker: BreakerState) {
+        let subscription_id = self.entry.id;
+        match breaker {
+            BreakerState::Open if !self.open_said => {
+                let snapshot = self.machine.snapshot(self.node.parts.clock.steady());
+                let error = snapshot.last_failure.map(|failure| failure.error_details);
+                tracing::warn!(%subscription_id, error, "the breaker opened: the receiver gets nothing but probes");
+                self.open_said = true;
+            }
+            BreakerState::Closed if self.open_said => {
+                tracing::info!(%subscription_id, "the breaker closed: the receiver is well again");
+                self.open_said = false;
+            }
+            _ => {}
+        }
     }
 
     fn started(&self, pending: Pending) -> Input {
@@ -279,16 +318,24 @@ impl State {
                 let _ = myself.cast(Message::NotSent(id));
                 return;
             }
+            let (trace, event_type) = (delivery.trace.clone(), delivery.event_type.clone());
+            let span = trace.as_ref().map(|_| traces::span_id());
             let request = AttemptRequest {
                 target: &config.target,
                 keys: config.keys.as_ref().map(Option::as_deref).map_err(|unopened| &**unopened),
                 options: &config.options,
                 delivery,
                 number,
+                span,
                 started_at: node.parts.clock.wall(),
                 timeout: config.subscription.settings.attempt_timeout(&node.parts.defaults),
             };
             let result = node.parts.client.attempt(request).await;
+            if let (Some(trace), Some(span)) = (&trace, span) {
+                let (subscription, event_type) = (entry.id, event_type.as_deref());
+                let attempt = Attempt { delivery: id, subscription, event_type, number, result: &result };
+                node.parts.tracer.attempted(trace, span, &attempt);
+            }
             let _ = myself.cast(Message::Attempted(Box::new(Attempted { id, number, result, config, permit })));
         });
     }
@@ -306,7 +353,7 @@ impl State {
             Some((config, permit)) => (config, Some(Box::new(permit) as _)),
             None => (self.entry.config(), None),
         };
-        log_outcome(id, self.entry.id, number, outcome, &result);
+        log_outcome(id, self.entry.id, event_type.as_deref(), number, outcome, &result);
         self.node.parts.metrics.outcome(outcome);
         let log = AttemptLog {
             id: uuid::Uuid::nil(),
@@ -475,19 +522,22 @@ impl Drop for Alarm {
 
 fn log_outcome(
     id: DeliveryId,
-    subscription_id: crate::delivery::SubscriptionId,
+    subscription_id: SubscriptionId,
+    event_type: Option<&str>,
     attempt: u32,
     outcome: Outcome,
     result: &AttemptResult,
 ) {
     let error = result.error_details.as_deref().unwrap_or_default();
     match outcome {
-        Outcome::Success => tracing::debug!(delivery_id = %id, %subscription_id, attempt, "delivered"),
+        Outcome::Success => tracing::debug!(delivery_id = %id, %subscription_id, event_type, attempt, "delivered"),
         Outcome::FailedAttempt => {
-            tracing::debug!(delivery_id = %id, %subscription_id, attempt, error, "attempt failed; it will be retried");
+            tracing::debug!(
+                delivery_id = %id, %subscription_id, event_type, attempt, error, "attempt failed; it will be retried"
+            );
         }
         Outcome::Failure => {
-            tracing::warn!(delivery_id = %id, %subscription_id, attempt, error, "delivery failed for good");
+            tracing::warn!(delivery_id = %id, %subscription_id, event_type, attempt, error, "delivery failed for good");
         }
     }
 }

@@ -177,7 +177,6 @@ impl Actor for Supervisor {
             }
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
         }
-        state.node.parts.metrics.active(state.actors.len());
         Ok(())
     }
 }
@@ -225,7 +224,12 @@ impl State {
         let recovered = activation.recover_from.is_some();
         let answer = match loaded {
             Err(error) if recovered => {
-                tracing::warn!(subscription_id = %id, %error, "could not recover the subscription; trying again");
+                // An outage is logged once, and not again each second for each that waits for its end.
+                if error.is_retryable() {
+                    tracing::debug!(subscription_id = %id, %error, "could not recover the subscription; trying again");
+                } else {
+                    tracing::warn!(subscription_id = %id, %error, "could not recover the subscription; trying again");
+                }
                 self.activations.insert(id, activation);
                 self.load_later(id);
                 return Ok(());
@@ -408,7 +412,12 @@ impl State {
             let before = node.parts.clock.steady() + DUE_PERIOD * 2;
             let due = node.parts.store.subscriptions_due(before, MAX_DUE).await;
             // Once a second, whatever else is going on: what readiness is told by.
-            node.reachable.store(due.is_ok(), Ordering::Relaxed);
+            let before = node.reachable.swap(due.is_ok(), Ordering::Relaxed);
+            match &due {
+                Err(error) if before => tracing::warn!(%error, "the store does not answer; asking again every second"),
+                Ok(_) if !before => tracing::info!("the store answers again"),
+                _ => {}
+            }
             match due {
                 Ok(ids) => {
                     let passive: Vec<_> = ids.into_iter().filter(|id| node.entry(*id).is_none()).collect();

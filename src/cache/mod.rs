@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 
 use crate::delivery::{Subscription, SubscriptionId};
 
-pub use redis::RedisCache;
+pub use redis::{Examination as RedisExamination, RedisCache, examine as examine_redis};
 
 /// Another process changed or deleted a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub trait Cache: Send + Sync + 'static {
     fn changes(&self) -> broadcast::Receiver<Change>;
     /// For the home page and `/readyz`: `none`, `redis: connected`, `redis: unreachable`.
     fn status(&self) -> String;
+    /// Whether it answers, or there is none.
+    fn is_up(&self) -> bool;
 }
 
 /// No cache: every look-up goes to the store.
@@ -64,5 +66,8 @@ impl Cache for NoCache {
     }
     fn status(&self) -> String {
         "none".to_owned()
+    }
+    fn is_up(&self) -> bool {
+        true
     }
 }

@@ -11,6 +11,7 @@
 
 mod address;
 mod cached;
+mod examine;
 mod link;
 mod recent;
 
@@ -28,6 +29,8 @@ use tokio::task::JoinHandle;
 use super::{Cache, Change};
 use crate::delivery::{Subscription, SubscriptionId};
 use link::Link;
+
+pub use examine::{Examination, examine};
 use recent::Recent;
 
 /// Most that a call costs while Redis hangs. A look-up in the store takes a few milliseconds; beyond this a cache is of
@@ -205,5 +208,9 @@ impl Cache for RedisCache {
 
     fn status(&self) -> String {
         if self.shared.is_up() { "redis: connected" } else { "redis: unreachable" }.to_owned()
+    }
+
+    fn is_up(&self) -> bool {
+        self.shared.is_up()
     }
 }

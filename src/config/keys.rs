@@ -58,12 +58,17 @@ pub(super) static MASTER_KEY_FILE: Key = key(
     "HOOKPOST_MASTER_KEY_FILE",
     "a file with one master key a line, in place of HOOKPOST_MASTER_KEY, or nothing",
 );
+pub(super) static OTLP_ENDPOINT: Key = key(
+    "otlp_endpoint",
+    "HOOKPOST_OTLP_ENDPOINT",
+    "the http or https URL of a collector's OTLP/HTTP receiver without credentials, such as http://localhost:4318, or nothing",
+);
 pub(super) static LOG: Key =
     key("log", "HOOKPOST_LOG", "a level (error, warn, info, debug, trace) or directives such as info,hookpost=debug");
 pub(super) static LOG_FORMAT: Key = key("log_format", "HOOKPOST_LOG_FORMAT", "pretty or json");
 
 /// All of them, in the order in which they are shown.
-pub(super) static ALL: [&Key; 17] = [
+pub(super) static ALL: [&Key; 18] = [
     &LISTEN,
     &AUTH,
     &DATABASE_URL,
@@ -79,6 +84,7 @@ pub(super) static ALL: [&Key; 17] = [
     &DNS_SERVERS,
     &MASTER_KEY,
     &MASTER_KEY_FILE,
+    &OTLP_ENDPOINT,
     &LOG,
     &LOG_FORMAT,
 ];

@@ -193,6 +193,7 @@ impl Layers {
             master_keys: self.read(&keys::MASTER_KEY, parse::master_keys)?,
             master_key_file: self.read(&keys::MASTER_KEY_FILE, parse::master_key_file)?,
             dev,
+            otlp_endpoint: self.read(&keys::OTLP_ENDPOINT, parse::otlp_endpoint)?,
             log: self.read(&keys::LOG, parse::log)?,
             log_format: self.read(&keys::LOG_FORMAT, parse::log_format)?,
         };
@@ -229,7 +230,7 @@ impl Layers {
         let text = self.0.get(key.name).map_or("", |(text, _)| text);
         match key.name {
             name if name == keys::MASTER_KEY.name => mask::mask_all(text),
-            name if name.ends_with("_url") => mask::mask_url(text),
+            name if name.ends_with("_url") || name == keys::OTLP_ENDPOINT.name => mask::mask_url(text),
             _ => text.to_owned(),
         }
     }

@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{Auth, LogFormat};
 use crate::delivery::RetrySchedule;
+use crate::traces::Endpoint;
 use crate::vault::MasterKey;
 
 /// Shortest attempt: less does not fit a TLS handshake with a receiver on another continent.
@@ -193,6 +194,10 @@ pub(super) fn master_keys(text: &str) -> Parsed<Vec<MasterKey>> {
 
 pub(super) fn master_key_file(text: &str) -> Parsed<Option<PathBuf>> {
     Ok((!text.is_empty()).then(|| text.into()))
+}
+
+pub(super) fn otlp_endpoint(text: &str) -> Parsed<Option<Endpoint>> {
+    if text.is_empty() { Ok(None) } else { Endpoint::parse(text).map(Some).map_err(|error| error.to_string()) }
 }
 
 pub(super) fn log(text: &str) -> Parsed<String> {

@@ -12,6 +12,7 @@ mod secrets;
 mod settings;
 mod snapshot;
 mod state;
+mod trace;
 mod types;
 mod verdict;
 mod window;
@@ -28,5 +29,6 @@ pub use machine::{MAX_HELD_BYTES, MAX_PARKED, MAX_READY, MAX_RETRIES_HELD, Machi
 pub use schedule::{MAX_WAIT, RetrySchedule};
 pub use secrets::{KeyPair, MAX_PREVIOUS, Previous, Sealed, Secrets};
 pub use settings::*;
-pub use snapshot::{BreakerState, LastFailure, Snapshot, Waits};
+pub use snapshot::{BreakerState, Glance, LastFailure, Snapshot, Waits};
+pub use trace::{InvalidTrace, MAX_STATE_BYTES, SpanId, TraceContext, TraceId};
 pub use types::*;

@@ -309,6 +309,7 @@ impl World {
         let keys = [None, Some("a"), Some("b"), Some("c")];
         let large = self.chance.percent(15);
         let delivery = Delivery {
+            trace: None,
             id: id(n),
             subscription_id: SUBSCRIPTION,
             event_type: None,

@@ -41,6 +41,33 @@ pub struct Snapshot {
     pub last_failure: Option<LastFailure>,
 }
 
+/// A machine at one moment, as it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Glance {
+    /// How many attempts may be under way now.
+    pub window: usize,
+    /// The breaker's position.
+    pub breaker: BreakerState,
+    /// When the oldest delivery in memory that was never attempted, or is for the first time, was accepted.
+    pub oldest_untried: Option<Timestamp>,
+    /// When the first retry in memory has its time.
+    pub next_retry: Option<Timestamp>,
+}
+
+impl Default for Glance {
+    /// Of a machine that has not started.
+    fn default() -> Self {
+        Self { window: 0, breaker: BreakerState::Closed, oldest_untried: None, next_retry: None }
+    }
+}
+
+impl Glance {
+    /// Since when something could have been attempted.
+    pub fn oldest_due(&self, now: Timestamp) -> Option<Timestamp> {
+        self.oldest_untried.into_iter().chain(self.next_retry.filter(|at| *at <= now)).min()
+    }
+}
+
 /// The last attempt that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LastFailure {

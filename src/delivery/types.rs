@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::secrets::Secrets;
 use super::settings::Settings;
+use super::trace::TraceContext;
 
 /// Milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -144,6 +145,8 @@ pub struct Event {
     pub payload: Bytes,
     /// How many deliveries it was fanned out to; zero when nobody wanted it.
     pub deliveries: u32,
+    /// The trace that its deliveries belong to, if they do.
+    pub trace: Option<Arc<TraceContext>>,
 }
 
 /// Who wants which events, and where they go.
@@ -228,6 +231,8 @@ pub struct Delivery {
     pub event_id: Option<EventId>,
     /// What it must keep its order with, for subscriptions that ask for that.
     pub ordering_key: Option<Arc<str>>,
+    /// The trace that it belongs to, if it does. Stored with the event, likewise.
+    pub trace: Option<Arc<TraceContext>>,
 }
 
 /// How one attempt ended, in the words of the log.

@@ -115,6 +115,7 @@ mod tests {
 
     fn stored(payload: &'static str) -> Event {
         Event {
+            trace: None,
             id: EventId(DeliveryId::floor_at(Timestamp(1_700_000_000_000)).0),
             tenant: "acme".into(),
             event_type: "order.created".into(),

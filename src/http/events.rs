@@ -17,7 +17,7 @@ use super::idempotency::{self, Key};
 use super::reply::{self, Answer};
 use super::{Http, with};
 use crate::access::Permission;
-use crate::actors::{NewEvent, Published};
+use crate::actors::{Arrival, NewEvent, Published};
 use crate::delivery::{DeliveryId, DeliveryState, EventId, SubscriptionId};
 
 /// Deliveries in one answer: about 200 KiB of them. The rest is behind `next`.
@@ -26,24 +26,38 @@ const MAX_LISTED: usize = 1000;
 /// The route of this file.
 pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
     let all = warp::path("events").and(warp::path::end());
-    all.and(warp::post()).and(with(http)).and(access(http)).and(idempotency::key()).and(sent()).then(answer).boxed()
+    all.and(warp::post())
+        .and(with(http))
+        .and(access(http))
+        .and(idempotency::key())
+        .and(warp::ext::optional())
+        .and(sent())
+        .then(answer)
+        .boxed()
 }
 
-async fn answer(http: Arc<Http>, access: Access, key: Option<Key>, sent: Sent<impl Frames>) -> Response {
-    publish(&http, access, key, sent).await.unwrap_or_else(|problem| {
+async fn answer(
+    http: Arc<Http>,
+    access: Access,
+    key: Option<Key>,
+    arrival: Option<Arrival>,
+    sent: Sent<impl Frames>,
+) -> Response {
+    let arrival = arrival.unwrap_or_else(Arrival::now);
+    publish(&http, access, key, arrival, sent).await.unwrap_or_else(|problem| {
         http.api.metrics.refused(problem.kind().name());
         problem.into_response()
     })
 }
 
-async fn publish(http: &Http, access: Access, key: Option<Key>, sent: Sent<impl Frames>) -> Answer {
+async fn publish(http: &Http, access: Access, key: Option<Key>, arrival: Arrival, sent: Sent<impl Frames>) -> Answer {
     let (caller, body) = access.with_body(Permission::Ingest, &http.bodies, sent).await?;
     let event = new_event(&body, &caller)?;
     // What waits for the commit holds the payload, and not the body that it was copied from.
     drop(body);
     let key = key.map(|key| key.of_request(&parts(&event))).transpose()?;
     let (tenant, event_type) = (event.tenant.clone(), event.event_type.clone());
-    let accepted = http.api.engine.publish(event, key).await?;
+    let accepted = http.api.engine.publish(event, key, arrival).await?;
     let response = reply::json(StatusCode::ACCEPTED, &Shown::new(&tenant, &event_type, &accepted.outcome))?;
     Ok(idempotency::mark(response, accepted.replayed))
 }

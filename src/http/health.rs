@@ -39,21 +39,27 @@ fn ready(http: &Http) -> Answer {
     let status = http.api.engine.status();
     match &status.not_ready {
         // Figures are not for strangers.
-        None if http.api.keys.is_some() => reply::json(StatusCode::OK, &serde_json::json!({ "status": "ready" })),
+        None if http.api.keys.is_some() => {
+            reply::json(StatusCode::OK, &serde_json::json!({ "status": "ready", "checks": status.checks }))
+        }
         None => reply::json(
             StatusCode::OK,
             &serde_json::json!({
                 "status": "ready",
+                "checks": status.checks,
                 "store": status.store,
                 "cache": status.cache,
                 "active_subscriptions": status.active_subscriptions,
                 "attempts_in_flight": status.attempts_in_flight,
             }),
         ),
-        Some(reason) => Err(Problem::new(Kind::NotReady, reason.clone()).retry_after(RETRY_AFTER_S)),
+        Some(reason) => {
+            let problem = Problem::new(Kind::NotReady, reason.clone()).member("checks", &status.checks);
+            Err(problem.retry_after(RETRY_AFTER_S))
+        }
     }
 }
 
 fn metrics_of(http: &Http) -> Response {
-    reply::typed(StatusCode::OK, METRICS_TYPE, http.api.metrics.render())
+    reply::typed(StatusCode::OK, METRICS_TYPE, http.api.metrics.render(&http.api.engine.live()))
 }

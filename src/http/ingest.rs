@@ -19,7 +19,7 @@ use super::server::Peer;
 use super::visible::no_subscription;
 use super::{Http, IdSegment, event_type, json, reply, visible, with};
 use crate::access::Permission;
-use crate::actors::{Accepted, Active};
+use crate::actors::{Accepted, Active, Arrival};
 use crate::delivery::{DeliveryId, SubscriptionId, Timestamp};
 use crate::outbound::signing::SigningKeys;
 
@@ -48,6 +48,7 @@ struct Headers {
     ordering_key: Option<Text>,
     key: Option<Key>,
     peer: Option<Peer>,
+    arrival: Option<Arrival>,
 }
 
 /// A header's value, in the form in which an event type is kept.
@@ -68,13 +69,15 @@ fn headers() -> impl Filter<Extract = (Headers,), Error = warp::Rejection> + Clo
         .and(warp::header::optional(ORDERING_KEY))
         .and(idempotency::key())
         .and(warp::ext::optional())
-        .map(|event_type, x_event_type, signature, ordering_key, key, peer| Headers {
+        .and(warp::ext::optional())
+        .map(|event_type, x_event_type, signature, ordering_key, key, peer, arrival| Headers {
             event_type,
             x_event_type,
             signature,
             ordering_key,
             key,
             peer,
+            arrival,
         })
 }
 
@@ -101,6 +104,7 @@ async fn ingest(
     headers: Headers,
     sent: &mut Sent<impl Frames>,
 ) -> Result<(SubscriptionId, Accepted<DeliveryId>), Problem> {
+    let arrival = headers.arrival.unwrap_or_else(Arrival::now);
     let caller = access.to(Permission::Ingest)?;
     let id = segment.id()?;
     if caller.tenant.is_some() && !http.api.engine.is_active(id) {
@@ -134,7 +138,7 @@ async fn ingest(
         };
     }
     json::check(&body).map_err(|why| Problem::new(Kind::InvalidJson, why))?;
-    Ok((id, http.api.engine.accept(&active, event_type, ordering_key, body, key).await?))
+    Ok((id, http.api.engine.accept(&active, event_type, ordering_key, body, key, arrival).await?))
 }
 
 /// What makes the request. One without an ordering key has no part for it: keys from before there were any still count.

@@ -2,6 +2,7 @@
 //! loop (`server.rs`), and every path is listed in `routes.rs`.
 
 mod access;
+mod arrival;
 mod audit;
 mod body;
 mod enabling;

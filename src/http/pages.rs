@@ -172,6 +172,7 @@ mod tests {
     fn status(not_ready: Option<&str>, cache: &str) -> EngineStatus {
         EngineStatus {
             not_ready: not_ready.map(str::to_owned),
+            checks: Vec::new(),
             store: "sqlite",
             cache: cache.to_owned(),
             active_subscriptions: 3,

@@ -66,7 +66,7 @@ struct Details {
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
     /// Beside those that every problem has.
-    members: Vec<(&'static str, u64)>,
+    members: Vec<(&'static str, serde_json::Value)>,
     header: Option<(header::HeaderName, HeaderValue)>,
     close: bool,
 }
@@ -100,9 +100,9 @@ impl Problem {
         self.header(header::RETRY_AFTER, HeaderValue::from(seconds))
     }
 
-    /// A number that programs may want to read.
-    pub fn member(mut self, name: &'static str, value: u64) -> Self {
-        self.0.members.push((name, value));
+    /// What programs may want to read.
+    pub fn member(mut self, name: &'static str, value: impl Serialize) -> Self {
+        self.0.members.push((name, serde_json::json!(value)));
         self
     }
 
@@ -156,7 +156,7 @@ impl Problem {
             json["errors"] = serde_json::json!(errors);
         }
         for (name, value) in members {
-            json[*name] = serde_json::json!(value);
+            json[*name] = value.clone();
         }
         json
     }

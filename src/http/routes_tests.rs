@@ -22,7 +22,7 @@ use crate::delivery::{
 };
 use crate::store::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord, NewSubscription,
-    Pending, Recovery, Reseal, Result, StoreError, SubscriptionChange, Update,
+    Pending, Recovery, Reseal, Result, RetriesWaiting, StoreError, SubscriptionChange, Update,
 };
 
 /// A store out of reach, but for the one subscription that it may hold.
@@ -98,6 +98,7 @@ away! {
     retries(SubscriptionId, usize) -> Vec<Retry>;
     unfinished(&[DeliveryId]) -> Vec<Delivery>;
     subscriptions_due(Timestamp, usize) -> Vec<SubscriptionId>;
+    retries_waiting(Timestamp, u64) -> RetriesWaiting;
     subscriptions_behind(usize) -> Vec<SubscriptionId>;
     bring_retries_forward(Timestamp) -> u64;
     delivery(DeliveryId) -> Option<DeliveryRecord>;

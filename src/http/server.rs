@@ -22,6 +22,7 @@ use tokio::time::{sleep, timeout};
 use warp::http::{HeaderValue, Request, Version, header};
 use warp::reply::Response;
 
+use super::arrival;
 use super::body::Resettable;
 use super::framing::{Ambiguous, Watched};
 use super::origin;
@@ -209,7 +210,9 @@ where
     let answer = match refused {
         Some(problem) => Either::Left(future::ready(Ok(problem.into_response()))),
         None => {
+            let arrival = arrival::of(request.headers());
             request.extensions_mut().insert(Peer(peer));
+            request.extensions_mut().insert(arrival);
             if request.version() == Version::HTTP_2 {
                 request.extensions_mut().insert(Resettable);
             }

@@ -62,6 +62,7 @@ async fn deliver_signed(addr: SocketAddr, keys: Option<&SigningKeys>, number: u3
     let timeout = Duration::from_secs(10);
     let target = Target::new(&format!("http://{addr}/"));
     let delivery = Delivery {
+        trace: None,
         ordering_key: None,
         event_id: None,
         id: DeliveryId::MIN,
@@ -71,7 +72,7 @@ async fn deliver_signed(addr: SocketAddr, keys: Option<&SigningKeys>, number: u3
     };
     let started_at = Clock::start().wall();
     let (keys, options) = (Ok(keys), &RequestOptions::default());
-    let request = AttemptRequest { target: &target, keys, options, delivery, number, started_at, timeout };
+    let request = AttemptRequest { target: &target, keys, options, delivery, number, span: None, started_at, timeout };
     AttemptClient::new(policy, timeout).attempt(request).await
 }
 

@@ -1,6 +1,7 @@
 //! What is counted is what is read back.
 
 use super::*;
+use crate::delivery::BreakerState::{Closed, HalfOpen, Open};
 use crate::delivery::{AttemptClass, Timestamp};
 
 fn result(status: Option<u16>, class: AttemptClass, duration: Duration) -> AttemptResult {
@@ -18,14 +19,18 @@ fn result(status: Option<u16>, class: AttemptClass, duration: Duration) -> Attem
 
 /// The value of the series of this exact name and these labels.
 fn value(metrics: &Metrics, series: &str) -> f64 {
-    let page = metrics.render();
+    value_with(metrics, &Live::default(), series)
+}
+
+fn value_with(metrics: &Metrics, live: &Live, series: &str) -> f64 {
+    let page = metrics.render(live);
     let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no series {series} in\n{page}")).parse().expect("a number")
 }
 
 #[test]
 fn the_page_is_openmetrics_with_every_figure_there_from_the_start() {
-    let page = Metrics::default().render();
+    let page = Metrics::default().render(&Live::default());
     assert!(page.ends_with("# EOF\n"), "{page}");
     assert!(page.contains(&format!("hookpost_build_info{{version=\"{}\"}} 1\n", env!("CARGO_PKG_VERSION"))), "{page}");
     for line in page.lines().filter(|line| !line.starts_with('#')) {
@@ -34,7 +39,6 @@ fn the_page_is_openmetrics_with_every_figure_there_from_the_start() {
     for name in ["ack_seconds", "commit_seconds", "commit_rows", "attempt_seconds", "first_attempt_wait_seconds"] {
         assert!(page.contains(&format!("# TYPE hookpost_{name} histogram\n")), "{name} is missing in {page}");
     }
-    assert!(page.contains("hookpost_store_up 1\n"), "{page}");
 }
 
 #[test]
@@ -89,23 +93,71 @@ fn the_wait_for_the_first_attempt_ends_when_the_attempt_begins() {
 }
 
 #[test]
-fn outcomes_actors_and_the_store_are_read_back() {
+fn outcomes_and_actors_are_read_back() {
     let metrics = Metrics::default();
     for outcome in [Outcome::Success, Outcome::FailedAttempt, Outcome::FailedAttempt, Outcome::Failure] {
         metrics.outcome(outcome);
     }
-    assert_eq!(value(&metrics, "hookpost_deliveries_total{outcome=\"will_retry\"}"), 2.0);
-    assert_eq!(value(&metrics, "hookpost_deliveries_total{outcome=\"failed\"}"), 1.0);
-    metrics.active(7);
+    metrics.refused_deliveries(3);
+    assert_eq!(value(&metrics, "hookpost_retries_scheduled_total"), 2.0);
+    assert_eq!(value(&metrics, "hookpost_deliveries_total{state=\"delivered\"}"), 1.0);
+    assert_eq!(value(&metrics, "hookpost_deliveries_total{state=\"failed\"}"), 4.0);
+    metrics.commit_failed();
+    assert_eq!(value(&metrics, "hookpost_commits_failed_total"), 1.0);
     metrics.activated();
     metrics.passivated();
     metrics.restarted();
-    metrics.store_up(false);
-    assert_eq!(value(&metrics, "hookpost_actors_active"), 7.0);
     for name in ["activated", "passivated", "restarted"] {
         assert_eq!(value(&metrics, &format!("hookpost_actors_{name}_total")), 1.0);
     }
-    assert_eq!(value(&metrics, "hookpost_store_up"), 0.0);
+}
+
+#[test]
+fn what_is_so_at_the_scrape_is_shown() {
+    let mut live = Live {
+        store_up: true,
+        active: 7,
+        backlog: 12,
+        oldest_due: Duration::from_millis(1500),
+        attempts: (3, 2048),
+        payload_bytes: (10, 64),
+        ..Live::default()
+    };
+    for (breaker, window) in [(Closed, 1), (Open, 1), (Closed, 8), (HalfOpen, 9), (Closed, 33)] {
+        live.count(breaker, window);
+    }
+    let metrics = Metrics::default();
+    for (series, expected) in [
+        ("hookpost_store_up", 1.0),
+        ("hookpost_owner", 0.0),
+        ("hookpost_actors_active", 7.0),
+        ("hookpost_backlog", 12.0),
+        ("hookpost_oldest_due_age_seconds", 1.5),
+        ("hookpost_attempts_in_flight", 3.0),
+        ("hookpost_attempts_limit", 2048.0),
+        ("hookpost_payload_bytes", 10.0),
+        ("hookpost_payload_limit_bytes", 64.0),
+        ("hookpost_breakers{state=\"closed\"}", 3.0),
+        ("hookpost_breakers{state=\"half_open\"}", 1.0),
+        ("hookpost_windows{size=\"1\"}", 2.0),
+        ("hookpost_windows{size=\"8\"}", 1.0),
+        ("hookpost_windows{size=\"16\"}", 1.0),
+        ("hookpost_windows{size=\"more\"}", 1.0),
+    ] {
+        assert_eq!(value_with(&metrics, &live, series), expected, "{series}");
+    }
+    assert_eq!(value(&metrics, "hookpost_windows{size=\"1\"}"), 0.0, "it is no count of all scrapes");
+}
+
+#[test]
+fn every_figure_is_explained_in_a_sentence_and_named_as_prometheus_has_it() {
+    let page = Metrics::default().render(&Live::default());
+    for line in page.lines().filter_map(|line| line.strip_prefix("# HELP ")) {
+        let (name, help) = line.split_once(' ').expect("a name and a help");
+        let words = help.split(' ').count();
+        assert!(words >= 2 && help.starts_with(char::is_uppercase) && help.ends_with('.'), "{line}");
+        assert!(name.starts_with("hookpost_") && !name.ends_with("_ms") && !name.ends_with("_us"), "{name}");
+    }
 }
 
 #[test]
@@ -119,6 +171,7 @@ fn the_janitor_adds_up_and_says_when_it_is_behind() {
     assert_eq!(value(&metrics, "hookpost_janitor_rows_deleted_total"), 20.0);
     assert_eq!(value(&metrics, "hookpost_janitor_partitions_dropped_total"), 6.0);
     assert_eq!(value(&metrics, "hookpost_janitor_behind"), 0.0);
+    assert_eq!(value(&metrics, "hookpost_deliveries_total{state=\"failed\"}"), 4.0, "they have expired");
 }
 
 #[test]

@@ -27,7 +27,7 @@ use super::resolver::{Dns, Lookup};
 use super::signing::{Message, SigningKeys, seconds};
 use super::target::Endpoint;
 use super::tls;
-use crate::delivery::{AttemptClass, AttemptResult, Delivery, Timestamp};
+use crate::delivery::{AttemptClass, AttemptResult, Delivery, SpanId, Timestamp};
 use crate::vault::Unopened;
 
 pub use super::target::Target;
@@ -43,6 +43,8 @@ const HUB_SIGNATURE: HeaderName = HeaderName::from_static("x-hub-signature-256")
 const PREVIOUS_HUB_SIGNATURE: HeaderName = HeaderName::from_static("x-hub-signature-256-previous");
 const EVENT_TYPE: HeaderName = HeaderName::from_static("x-event-type");
 const ATTEMPT: HeaderName = HeaderName::from_static("x-hookpost-attempt");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const ANYTHING: HeaderValue = HeaderValue::from_static("*/*");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("Hookpost/", env!("CARGO_PKG_VERSION")));
@@ -62,6 +64,8 @@ pub struct AttemptRequest<'a> {
     pub delivery: Delivery,
     /// 1 for the first.
     pub number: u32,
+    /// The attempt's own in the trace of the delivery, if it belongs to one.
+    pub span: Option<SpanId>,
     /// When it begins, by the wall clock.
     pub started_at: Timestamp,
     /// The deadline of the whole attempt, answer included.
@@ -201,6 +205,13 @@ fn headers(attempt: &AttemptRequest<'_>, keys: Option<&SigningKeys>, endpoint: &
     // Event types are checked when they are accepted; one that no header can hold cannot get here.
     if let Some(Ok(event_type)) = attempt.delivery.event_type.as_deref().map(HeaderValue::from_str) {
         headers.insert(EVENT_TYPE, event_type);
+    }
+    if let (Some(trace), Some(span)) = (&attempt.delivery.trace, attempt.span) {
+        headers.insert(TRACEPARENT, text(trace.header(span)));
+        // One of the subscription's own would be of another trace.
+        headers.remove(TRACESTATE);
+        headers
+            .extend(trace.state().and_then(|state| HeaderValue::from_str(state).ok()).map(|state| (TRACESTATE, state)));
     }
     let mut buffer = uuid::Uuid::encode_buffer();
     let id: &str = attempt.delivery.id.0.as_hyphenated().encode_lower(&mut buffer);

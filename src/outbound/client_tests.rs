@@ -30,6 +30,7 @@ fn public_only() -> Arc<TargetPolicy> {
 
 pub(super) fn delivery() -> Delivery {
     Delivery {
+        trace: None,
         ordering_key: None,
         event_id: None,
         id: DeliveryId(Uuid::from_u128(0x0189_0a5d_ac96_774b_bcce_b302_099a_8057)),
@@ -42,6 +43,7 @@ pub(super) fn delivery() -> Delivery {
 pub(super) async fn attempt_with(client: &AttemptClient, url: &str, timeout: Duration) -> AttemptResult {
     let target = Target::new(url);
     let request = AttemptRequest {
+        span: None,
         target: &target,
         keys: Ok(None),
         options: &RequestOptions::default(),
@@ -101,6 +103,7 @@ async fn a_delivery_with_a_secret_carries_both_signatures() {
     let secret = SecretString::from("It's a secret");
     let (target, keys) = (Target::new(&receiver.url()), SigningKeys::of_secret(&secret));
     let request = AttemptRequest {
+        span: None,
         target: &target,
         keys: Ok(Some(&keys)),
         options: &RequestOptions::default(),
@@ -126,6 +129,7 @@ async fn nothing_is_sent_unsigned_in_place_of_a_secret_that_does_not_open() {
     let target = Target::new(&format!("http://{}/", receiver.local_addr().unwrap()));
     let unopened = Unopened::NoSuchKey("0a1b2c3d".to_owned());
     let request = AttemptRequest {
+        span: None,
         target: &target,
         keys: Err(&unopened),
         options: &RequestOptions::default(),

@@ -15,7 +15,7 @@ pub mod signing;
 mod target;
 #[cfg(test)]
 mod test_receiver;
-mod tls;
+pub(crate) mod tls;
 
 pub use connect::Dial;
 pub use target::MAX_TARGET_URL_BYTES;

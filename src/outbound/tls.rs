@@ -6,7 +6,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 /// Reads the system's certificate authorities (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured). Without any, the service
 /// starts all the same, since `http` targets work; every `https` attempt then fails and says why.
-pub(super) fn config() -> ClientConfig {
+pub(crate) fn config() -> ClientConfig {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {

@@ -152,6 +152,7 @@ async fn a_large_payload_arrives_whole() {
     let (target, options) = (Target::new(&receiver.url()), RequestOptions::default());
     let delivery = Delivery { payload: payload.clone(), ..delivery() };
     let request = AttemptRequest {
+        span: None,
         target: &target,
         keys: Ok(None),
         options: &options,
@@ -179,6 +180,7 @@ async fn custom_headers_are_sent_and_hookposts_own_win() {
     let options = RequestOptions { method: Method::PUT, headers: headers.into_iter().collect() };
     let target = Target::new(&receiver.url());
     let request = AttemptRequest {
+        span: None,
         target: &target,
         keys: Ok(None),
         options: &options,

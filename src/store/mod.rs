@@ -7,6 +7,7 @@
 //! - Only the process that [`Store::acquire`]d the store may commit; it loses that right with the connection (or file
 //!   lock) that every commit goes through, so a stale owner cannot write.
 
+mod examination;
 mod ids;
 mod postgres;
 mod secrets;
@@ -26,8 +27,9 @@ use crate::delivery::{
     Secrets, Settings, StateChange, Subscription, SubscriptionId, Timestamp,
 };
 
-pub use postgres::{InvalidDatabaseUrl, PostgresStore};
-pub use sqlite::SqliteStore;
+pub use examination::Examination;
+pub use postgres::{InvalidDatabaseUrl, MAX_SKEW, PostgresStore, SESSIONS};
+pub use sqlite::{SqliteStore, examine as examine_sqlite};
 
 /// What can go wrong at the store.
 #[derive(Debug, thiserror::Error)]
@@ -229,6 +231,15 @@ pub struct Pending {
     pub retries: Vec<Retry>,
 }
 
+/// What waits for another attempt, of all subscriptions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RetriesWaiting {
+    /// How many.
+    pub count: u64,
+    /// When the first of an enabled subscription has become due.
+    pub oldest_due: Option<Timestamp>,
+}
+
 /// A delivery as `/status` shows it.
 #[derive(Clone, Debug)]
 pub struct DeliveryRecord {
@@ -376,6 +387,8 @@ pub trait Store: Send + Sync + 'static {
     /// Up to `limit` subscriptions that have a retry due before `before`, those with the earliest first.
     async fn subscriptions_due(&self, before: Timestamp, limit: usize) -> Result<Vec<SubscriptionId>>;
 
+    /// How many retries there are, counted no further than `cap`, and since when the first of an enabled subscription is due.
+    async fn retries_waiting(&self, now: Timestamp, cap: u64) -> Result<RetriesWaiting>;
     /// Up to `limit` enabled subscriptions with a row in `positions`: what they have waits for an actor.
     async fn subscriptions_behind(&self, limit: usize) -> Result<Vec<SubscriptionId>>;
     /// Sets retries that are due after `latest` to it: a clock that was set back must not make them wait for longer than

@@ -37,14 +37,7 @@ pub enum KeyringError {
 /// # Errors
 /// When a key is missing or another, or the store does not answer.
 pub async fn admit(vault: &Vault, store: &dyn Store) -> Result<(), KeyringError> {
-    let known = store.master_keys().await?;
-    for record in &known {
-        match check(vault, record) {
-            // Made known by a process that sealed nothing: nobody needs it. The row stays, for that process may seal yet.
-            Err(KeyringError::Missing(id)) if !store.is_sealed_under(&id).await? => {}
-            checked => checked?,
-        }
-    }
+    let known = check_keys(vault, store).await?;
     if known.iter().any(|record| record.id == PLAIN) && !vault.dev {
         warn_of_plain(vault);
     }
@@ -57,6 +50,22 @@ pub async fn admit(vault: &Vault, store: &dyn Store) -> Result<(), KeyringError>
         store.add_master_key(&own).await?;
     }
     Ok(())
+}
+
+/// Checks the same and changes nothing; what the store may be sealed under.
+///
+/// # Errors
+/// As [`admit`].
+pub async fn check_keys(vault: &Vault, store: &dyn Store) -> Result<Vec<MasterKeyRecord>, KeyringError> {
+    let known = store.master_keys().await?;
+    for record in &known {
+        match check(vault, record) {
+            // Made known by a process that sealed nothing: nobody needs it. The row stays, for that process may seal yet.
+            Err(KeyringError::Missing(id)) if !store.is_sealed_under(&id).await? => {}
+            checked => checked?,
+        }
+    }
+    Ok(known)
 }
 
 fn check(vault: &Vault, record: &MasterKeyRecord) -> Result<(), KeyringError> {

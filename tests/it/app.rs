@@ -180,6 +180,7 @@ impl Builder {
             master_keys: vec![test_key(1)],
             master_key_file: None,
             dev: true,
+            otlp_endpoint: None,
             log: "hookpost=warn".to_owned(),
             log_format: LogFormat::Pretty,
         };

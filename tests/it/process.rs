@@ -42,13 +42,13 @@ impl Process {
             .env("HOOKPOST_DATA_DIR", home.data_dir())
             .env("HOOKPOST_RETRY_SCHEDULE", "100ms,100ms,100ms,100ms,100ms,100ms,100ms,100ms,1h")
             .env("HOOKPOST_LOG_FORMAT", "json")
-            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         if let Some(url) = home.database_url() {
             command.env("DATABASE_URL", url);
         }
+        command.envs(variables.iter().copied());
         let mut child = command.spawn().expect("the program starts");
         let log = Log { lines: Arc::default(), count: watch::Sender::new(0) };
         tokio::spawn(log.clone().keep(child.stderr.take().expect("its log")));

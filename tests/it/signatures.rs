@@ -83,6 +83,7 @@ async fn attempt_at(receiver: &mut Receiver, keys: &SigningKeys, number: u32, st
     let policy = Arc::new(TargetPolicy::new(vec!["127.0.0.0/8".parse().expect("a range")]));
     let timeout = Duration::from_secs(10);
     let delivery = Delivery {
+        trace: None,
         id: DeliveryId::floor_at(Timestamp(1_700_000_000_000)),
         subscription_id: SubscriptionId(1),
         event_type: Some("order.created".into()),
@@ -92,7 +93,7 @@ async fn attempt_at(receiver: &mut Receiver, keys: &SigningKeys, number: u32, st
     };
     let (target, options) = (Target::new(&receiver.url()), RequestOptions::default());
     let (target, keys, options) = (&target, Ok(Some(keys)), &options);
-    let request = AttemptRequest { target, keys, options, delivery, number, started_at, timeout };
+    let request = AttemptRequest { target, keys, options, delivery, number, span: None, started_at, timeout };
     AttemptClient::new(policy, timeout).attempt(request).await;
     receiver.next().await
 }

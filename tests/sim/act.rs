@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hookpost::access::Actor;
-use hookpost::actors::{AcceptError, Accepted, Engine, NewEvent, RequestKey};
+use hookpost::actors::{AcceptError, Accepted, Arrival, Engine, NewEvent, RequestKey};
 use hookpost::cache::Change;
 use hookpost::clock::{Clock, Simulation};
 use hookpost::delivery::invariants as promise;
@@ -96,8 +96,8 @@ impl Acting {
     async fn ingest(&self, id: SubscriptionId, offer: &Offer) -> Result<Accepted<Vec<DeliveryId>>, AcceptError> {
         let active = self.engine.activate(id).await?;
         let (event_type, body) = (Some(offer.event_type.into()), offer.body.clone());
-        let accepted =
-            self.engine.accept(&active, event_type, offer.ordering_key.clone(), body, Self::key(offer)).await?;
+        let (ordering_key, key) = (offer.ordering_key.clone(), Self::key(offer));
+        let accepted = self.engine.accept(&active, event_type, ordering_key, body, key, Arrival::now()).await?;
         Ok(Accepted { outcome: vec![accepted.outcome], replayed: accepted.replayed })
     }
 
@@ -108,7 +108,7 @@ impl Acting {
             ordering_key: offer.ordering_key.clone(),
             payload: offer.body.clone(),
         };
-        let accepted = self.engine.publish(event, Self::key(offer)).await?;
+        let accepted = self.engine.publish(event, Self::key(offer), Arrival::now()).await?;
         let outcome = accepted.outcome.deliveries.into_iter().map(|(_, id)| id).collect();
         Ok(Accepted { outcome, replayed: accepted.replayed })
     }

@@ -66,4 +66,7 @@ impl Cache for SimCache {
     fn status(&self) -> String {
         "simulated".to_owned()
     }
+    fn is_up(&self) -> bool {
+        true
+    }
 }

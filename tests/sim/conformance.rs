@@ -76,6 +76,8 @@ rules! {
         they_stop_at_the_limit,
         payloads_come_for_what_is_untried_or_to_be_retried,
         ordering_keys_come_with_deliveries_and_with_retries,
+        traces_come_with_deliveries_and_with_events,
+        what_waits_is_counted_up_to_a_cap_and_the_oldest_due_is_of_an_enabled_one,
         due_subscriptions_come_earliest_first,
         due_subscriptions_stop_at_the_limit,
         what_is_due_later_is_not_due,

@@ -13,6 +13,7 @@ use hookpost::metrics::Metrics;
 use hookpost::outbound::client::AttemptClient;
 use hookpost::outbound::guard::TargetPolicy;
 use hookpost::store::{Store, StoreError};
+use hookpost::traces::Tracer;
 use hookpost::vault::Vault;
 
 use crate::act::Acting;
@@ -261,6 +262,7 @@ impl World {
             clock,
             vault: Arc::new(Vault::new(Vec::new(), true)),
             metrics: Arc::new(Metrics::default()),
+            tracer: Tracer::off(),
             defaults: Defaults {
                 schedule: "1s,2s".parse().expect("a schedule"),
                 attempt_timeout: ATTEMPT_TIMEOUT,

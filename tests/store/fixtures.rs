@@ -29,6 +29,7 @@ pub fn days(days: u32) -> i64 {
 /// A delivery accepted `ms` after [`T0`].
 pub fn delivery(subscription_id: SubscriptionId, ms: i64) -> Delivery {
     Delivery {
+        trace: None,
         event_id: None,
         ordering_key: None,
         id: DeliveryId(id(ms)),
@@ -47,6 +48,7 @@ pub fn event(ms: i64) -> Event {
         ordering_key: None,
         payload: Bytes::from(format!("{{\"event\":{ms}}}")),
         deliveries: 0,
+        trace: None,
     }
 }
 
@@ -57,6 +59,7 @@ pub fn delivery_of(event: &Event, subscription_id: SubscriptionId, ms: i64) -> D
         event_type: Some(event.event_type.clone()),
         payload: event.payload.clone(),
         ordering_key: event.ordering_key.clone(),
+        trace: event.trace.clone(),
         ..delivery(subscription_id, ms)
     }
 }

@@ -66,6 +66,7 @@ async fn fill(stage: &Stage) {
             payload: Bytes::from(format!("{{\"n\":{n}}}")),
             event_id: None,
             ordering_key: None,
+            trace: None,
         }
     };
     let all: Vec<_> = (1..=PENDING).map(delivery).collect();

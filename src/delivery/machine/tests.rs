@@ -15,6 +15,7 @@ pub(super) fn id(n: u128) -> DeliveryId {
 
 pub(super) fn delivery(n: u128) -> Delivery {
     Delivery {
+        trace: None,
         ordering_key: None,
         id: id(n),
         subscription_id: SUBSCRIPTION,

@@ -1,7 +1,7 @@
 //! What operators may ask of it.
 
 use super::*;
-use crate::delivery::{BreakerState, Snapshot, Waits};
+use crate::delivery::{BreakerState, Glance, Snapshot, Waits};
 
 impl Machine {
     /// How it is, for operators.
@@ -26,6 +26,19 @@ impl Machine {
             next_wakeup: self.deadline(),
             failing_since: self.failing_since,
             last_failure: self.last_failure.as_deref().cloned(),
+        }
+    }
+
+    /// What is counted of it, cheap enough to be asked after every input.
+    pub fn glance(&self) -> Glance {
+        let waiting = self.enabled && !self.deleted;
+        let ready = self.ready.front().map(|delivery| delivery.id);
+        let first = self.untried.first().copied().into_iter().chain(ready).min();
+        Glance {
+            window: self.window.size(),
+            breaker: self.breaker.state().0,
+            oldest_untried: first.filter(|_| waiting).map(DeliveryId::accepted_at),
+            next_retry: self.retries.keys().next().filter(|_| waiting).map(|(at, _)| *at),
         }
     }
 

@@ -23,11 +23,13 @@ pub(super) struct Events<'a> {
     ordering_key: Vec<Option<Cow<'a, str>>>,
     payload: Vec<&'a [u8]>,
     deliveries: Vec<i32>,
+    trace: Vec<Option<String>>,
 }
 
 impl<'a> Events<'a> {
-    pub const SQL: &'static str = "INSERT INTO events (id, tenant, event_type, ordering_key, payload, deliveries)
-         SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::integer[])";
+    pub const SQL: &'static str =
+        "INSERT INTO events (id, tenant, event_type, ordering_key, payload, deliveries, trace)
+         SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::integer[], $7::text[])";
 
     pub fn new(rows: &'a [Event]) -> Self {
         Self {
@@ -37,11 +39,12 @@ impl<'a> Events<'a> {
             ordering_key: rows.iter().map(|row| row.ordering_key.as_deref().map(text)).collect(),
             payload: rows.iter().map(|row| row.payload.as_ref()).collect(),
             deliveries: rows.iter().map(|row| integer(row.deliveries)).collect(),
+            trace: rows.iter().map(|row| row.trace.as_ref().map(ToString::to_string)).collect(),
         }
     }
 
-    pub fn params(&self) -> Params<'_, 6> {
-        [&self.id, &self.tenant, &self.event_type, &self.ordering_key, &self.payload, &self.deliveries]
+    pub fn params(&self) -> Params<'_, 7> {
+        [&self.id, &self.tenant, &self.event_type, &self.ordering_key, &self.payload, &self.deliveries, &self.trace]
     }
 }
 
@@ -53,7 +56,8 @@ impl PostgresStore {
     }
 
     pub(super) async fn read_event(&self, id: EventId) -> Result<Option<Event>> {
-        const SQL: &str = "SELECT id, tenant, event_type, ordering_key, payload, deliveries FROM events WHERE id = $1";
+        const SQL: &str = "SELECT id, tenant, event_type, ordering_key, payload, deliveries, trace
+             FROM events WHERE id = $1";
         self.rows(SQL, &[&id.0]).await?.first().map(event).transpose()
     }
 
@@ -94,6 +98,7 @@ fn event(row: &Row) -> Result<Event> {
         ordering_key: shared(get(row, "ordering_key")?),
         payload: Bytes::from(get::<Vec<u8>>(row, "payload")?),
         deliveries: rows::count(row, "deliveries")?,
+        trace: rows::trace(row)?,
     })
 }
 

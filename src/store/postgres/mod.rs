@@ -11,6 +11,7 @@ mod commit;
 mod connection;
 mod error;
 mod events;
+mod examine;
 mod janitor;
 mod keys;
 mod master_keys;
@@ -40,7 +41,7 @@ use self::owner::{COMMIT_DEADLINE, Owner};
 use self::partitions::Cell;
 use super::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord, NewSubscription,
-    Pending, Recovery, Reseal, Result, Store, StoreError, SubscriptionChange, Update,
+    Pending, Recovery, Reseal, Result, RetriesWaiting, Store, StoreError, SubscriptionChange, Update,
 };
 use crate::access::{Actor, ApiKey, NewApiKey, Prefix};
 use crate::audit::{Act, AuditFilter, AuditRecord, Thing};
@@ -49,6 +50,7 @@ use crate::delivery::{
 };
 
 pub use self::connection::InvalidDatabaseUrl;
+pub use self::examine::{MAX_SKEW, SESSIONS};
 
 mod schema {
     refinery::embed_migrations!("migrations/postgres");
@@ -325,6 +327,10 @@ impl Store for PostgresStore {
 
     async fn subscriptions_due(&self, before: Timestamp, limit: usize) -> Result<Vec<SubscriptionId>> {
         self.read_due(before, limit).await
+    }
+
+    async fn retries_waiting(&self, now: Timestamp, cap: u64) -> Result<RetriesWaiting> {
+        self.read_retries_waiting(now, cap).await
     }
 
     async fn subscriptions_behind(&self, limit: usize) -> Result<Vec<SubscriptionId>> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::super::{BacklogPage, DeliveryRecord, Pending, Result};
+use super::super::{BacklogPage, DeliveryRecord, Pending, Result, RetriesWaiting};
 use super::PostgresStore;
 use super::rows::{self, ATTEMPT, DELIVERY, ITS_EVENT, RETRY, get};
 use super::subscriptions::limit_of;
@@ -52,7 +52,7 @@ impl PostgresStore {
         max_bytes: usize,
     ) -> Result<BacklogPage> {
         let sql = format!(
-            "SELECT id, event_type, payload, event_id, ordering_key, found FROM (
+            "SELECT id, event_type, payload, event_id, ordering_key, trace, found FROM (
                  SELECT *, row_number() OVER page AS place, sum(octet_length(payload)) OVER page AS bytes,
                      count(*) OVER () AS found
                  FROM (
@@ -132,6 +132,22 @@ impl PostgresStore {
              ORDER BY first, subscription_id LIMIT $2";
         let found = self.rows(SQL, &[&before.0, &limit_of(limit)]).await?;
         found.iter().map(|row| get(row, "subscription_id").map(SubscriptionId)).collect()
+    }
+
+    pub(super) async fn read_retries_waiting(&self, now: Timestamp, cap: u64) -> Result<RetriesWaiting> {
+        const SQL: &str = "SELECT (SELECT count(*) FROM (SELECT FROM retries LIMIT $2) counted) AS n, (
+                 SELECT first FROM (
+                     SELECT subscription_id, min(next_attempt_at) AS first FROM retries WHERE next_attempt_at <= $1
+                     GROUP BY subscription_id ORDER BY first OFFSET 0
+                 ) due WHERE (SELECT true FROM subscriptions s WHERE s.id = due.subscription_id AND s.disabled IS NULL)
+                 ORDER BY first LIMIT 1
+             ) AS oldest";
+        let most = i64::try_from(cap).unwrap_or(i64::MAX);
+        let found = self.rows(SQL, &[&now.0, &most]).await?;
+        let Some(row) = found.first() else { return Ok(RetriesWaiting::default()) };
+        let count: i64 = get(row, "n")?;
+        let oldest_due = get::<Option<i64>>(row, "oldest")?.map(Timestamp);
+        Ok(RetriesWaiting { count: count.unsigned_abs(), oldest_due })
     }
 
     pub(super) async fn read_behind(&self, limit: usize) -> Result<Vec<SubscriptionId>> {

@@ -10,17 +10,19 @@ use uuid::Uuid;
 use super::super::{Result, StoreError, secrets, settings};
 use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, DisabledReason, EventId, Outcome, Retry, Subscription, SubscriptionId, Timestamp,
+    TraceContext,
 };
 
 /// What [`subscription`] reads.
 pub(super) const SUBSCRIPTION: &str = "id, tenant, target_url, event_types, secrets, disabled, version, created_at,
      updated_at, settings, drop_through, failing_since";
-/// What [`delivery`] reads, of `deliveries d` and [`ITS_EVENT`]. A delivery of an event has the event's payload and ordering key.
+/// What [`delivery`] reads, of `deliveries d` and [`ITS_EVENT`]. A delivery of an event has the event's payload,
+/// ordering key and trace.
 pub(super) const DELIVERY: &str = "d.id, d.event_type, d.event_id, coalesce(d.payload, e.payload) AS payload,
-     coalesce(d.ordering_key, e.ordering_key) AS ordering_key";
+     coalesce(d.ordering_key, e.ordering_key) AS ordering_key, coalesce(d.trace, e.trace) AS trace";
 /// The event of a delivery `d`, looked up for each: in the partition that its id names.
 pub(super) const ITS_EVENT: &str = "LEFT JOIN LATERAL (
-         SELECT e.payload, e.ordering_key FROM events e WHERE e.id = d.event_id LIMIT 1
+         SELECT e.payload, e.ordering_key, e.trace FROM events e WHERE e.id = d.event_id LIMIT 1
      ) e ON true";
 /// What [`retry`] reads, of `retries r`.
 pub(super) const RETRY: &str = "r.delivery_id, r.subscription_id, r.attempt_number, r.next_attempt_at,
@@ -84,7 +86,13 @@ pub(super) fn delivery(row: &Row, subscription_id: SubscriptionId) -> Result<Del
         payload: Bytes::from(get::<Vec<u8>>(row, "payload")?),
         event_id: get::<Option<Uuid>>(row, "event_id")?.map(EventId),
         ordering_key: shared(get(row, "ordering_key")?),
+        trace: trace(row)?,
     })
+}
+
+/// One that cannot be read is none: a delivery does not depend on it.
+pub(super) fn trace(row: &Row) -> Result<Option<Arc<TraceContext>>> {
+    Ok(get::<Option<String>>(row, "trace")?.and_then(|text| text.parse().ok()).map(Arc::new))
 }
 
 pub(super) fn retry(row: &Row) -> Result<Retry> {

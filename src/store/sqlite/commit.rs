@@ -10,8 +10,8 @@ use crate::store::{Batch, Result, StoreError};
 
 // Whatever is stored already is left as it is: a batch may come twice. `OR FAIL`, because a row that is refused ends the whole
 // transaction: to be able to undo a statement with triggers alone, SQLite would copy every page before it changes it.
-const INSERT_DELIVERY: &str = "INSERT OR FAIL INTO deliveries (id, subscription_id, event_type, payload, ordering_key) \
-     VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (id) DO NOTHING";
+const INSERT_DELIVERY: &str = "INSERT OR FAIL INTO deliveries (id, subscription_id, event_type, payload, ordering_key, trace) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO NOTHING";
 const INSERT_DELIVERY_OF_EVENT: &str = "INSERT OR FAIL INTO deliveries (id, subscription_id, event_type, event) \
      VALUES (?1, ?2, ?3, (SELECT seq FROM events WHERE id = ?4)) ON CONFLICT (id) DO NOTHING";
 const INSERT_LOG: &str = "INSERT OR FAIL INTO delivery_logs (id, subscription_id, delivery_id, target_url, timestamp, \
@@ -69,7 +69,8 @@ fn insert_deliveries(transaction: &Transaction<'_>, deliveries: &[Delivery]) -> 
                 delivery.subscription_id.0,
                 event_type,
                 &delivery.payload[..],
-                delivery.ordering_key.as_deref()
+                delivery.ordering_key.as_deref(),
+                delivery.trace.as_ref().map(ToString::to_string)
             ])?,
         };
     }

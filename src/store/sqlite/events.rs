@@ -9,8 +9,8 @@ use crate::delivery::{DeliveryId, Event, EventId, Retry, SubscriptionId, Timesta
 use crate::store::{EventDelivery, Result};
 
 // Whatever is stored already is left as it is: a batch may come twice.
-const INSERT_EVENT: &str = "INSERT INTO events (id, tenant, event_type, ordering_key, deliveries, payload) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO NOTHING";
+const INSERT_EVENT: &str = "INSERT INTO events (id, tenant, event_type, ordering_key, deliveries, payload, trace) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO NOTHING";
 // The index alone answers it: disabled subscriptions are not in it.
 pub(super) const MATCHING: &str = "SELECT DISTINCT subscription_id FROM subscription_patterns \
      WHERE tenant = ?1 AND pattern IN (SELECT value FROM json_each(?2)) ORDER BY subscription_id";
@@ -32,7 +32,8 @@ pub(super) fn insert(transaction: &Transaction<'_>, events: &[Event]) -> rusqlit
             &*event.event_type,
             event.ordering_key.as_deref(),
             event.deliveries,
-            &event.payload[..]
+            &event.payload[..],
+            event.trace.as_ref().map(ToString::to_string)
         ])?;
     }
     Ok(())
@@ -58,8 +59,9 @@ pub(super) fn matching(connection: &mut Connection, tenant: &str, event_type: &s
 }
 
 pub(super) fn event(connection: &mut Connection, id: EventId) -> Result<Option<Event>> {
-    let mut statement = connection
-        .prepare_cached("SELECT tenant, event_type, ordering_key, deliveries, payload FROM events WHERE id = ?1")?;
+    let mut statement = connection.prepare_cached(
+        "SELECT tenant, event_type, ordering_key, deliveries, payload, trace FROM events WHERE id = ?1",
+    )?;
     let read = |row: &Row<'_>| {
         Ok(Event {
             id,
@@ -68,6 +70,7 @@ pub(super) fn event(connection: &mut Connection, id: EventId) -> Result<Option<E
             ordering_key: row.get(2)?,
             deliveries: row.get(3)?,
             payload: Bytes::from(row.get::<_, Vec<u8>>(4)?),
+            trace: rows::trace(row, 5)?,
         })
     };
     Ok(statement.query_row([blob(&id.0)], read).optional()?)

@@ -8,7 +8,10 @@ use std::time::Duration;
 use super::connections::{Kind, open};
 use crate::store::{Result, StoreError};
 
-refinery::embed_migrations!("migrations/sqlite");
+pub(super) mod schema {
+    refinery::embed_migrations!("migrations/sqlite");
+}
+use schema::migrations;
 
 /// Longest wait for another process that applies migrations.
 const MIGRATE_PATIENCE: Duration = Duration::from_secs(60);

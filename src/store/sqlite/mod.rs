@@ -9,6 +9,7 @@ mod checkpoint;
 mod commit;
 mod connections;
 mod events;
+mod examine;
 mod files;
 mod janitor;
 mod keys;
@@ -31,7 +32,7 @@ use uuid::Uuid;
 
 use super::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord, NewSubscription,
-    Pending, Recovery, Reseal, Result, Store, StoreError, SubscriptionChange, Update,
+    Pending, Recovery, Reseal, Result, RetriesWaiting, Store, StoreError, SubscriptionChange, Update,
 };
 use crate::access::{Actor, ApiKey, NewApiKey, Prefix};
 use crate::audit::{Act, Action, AuditFilter, AuditRecord, Thing};
@@ -42,6 +43,8 @@ use checkpoint::Checkpointer;
 use connections::{Connections, Kind};
 use files::DataDir;
 use status::LogsFrom;
+
+pub use examine::examine;
 
 /// Reads at the same time. More would only wait for the same disk, and each has a cache.
 const READERS: u32 = 2;
@@ -289,6 +292,10 @@ impl Store for SqliteStore {
 
     async fn subscriptions_due(&self, before: Timestamp, limit: usize) -> Result<Vec<SubscriptionId>> {
         self.read(move |connection| reads::subscriptions_due(connection, before, limit)).await
+    }
+
+    async fn retries_waiting(&self, now: Timestamp, cap: u64) -> Result<RetriesWaiting> {
+        self.read(move |connection| reads::retries_waiting(connection, now, cap)).await
     }
 
     async fn subscriptions_behind(&self, limit: usize) -> Result<Vec<SubscriptionId>> {

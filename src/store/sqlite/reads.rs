@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::rows::{self, DELIVERY, SELECT_RETRY, blob};
 use crate::delivery::{Delivery, DeliveryId, Retry, SubscriptionId, Timestamp};
-use crate::store::{BacklogPage, Pending, Recovery, Result};
+use crate::store::{BacklogPage, Pending, Recovery, Result, RetriesWaiting};
 
 /// The subscriptions that have something in `untried`: from one to the next, without reading what each of them has there.
 /// Ends in a NULL.
@@ -137,6 +137,20 @@ pub(super) fn backlog(connection: &Connection, id: SubscriptionId, after: Delive
     let mut count = connection.prepare_cached(BACKLOG_SIZE)?;
     let found: i64 = count.query_row(params![id.0, blob(&after.0), most], |row| row.get(0))?;
     Ok(found.unsigned_abs().min(cap))
+}
+
+// As for `DUE`.
+pub(super) const OLDEST_DUE: &str = "SELECT min(first_at) FROM (SELECT subscription_id, min(next_attempt_at) AS first_at \
+     FROM retries INDEXED BY retries_by_time WHERE next_attempt_at <= ?1 GROUP BY subscription_id) due \
+     JOIN subscriptions s ON s.id = due.subscription_id AND s.disabled IS NULL";
+// Reads as many as it counts, which is why it has a bound.
+const COUNT_RETRIES: &str = "SELECT count(*) FROM (SELECT 1 FROM retries LIMIT ?1)";
+
+pub(super) fn retries_waiting(connection: &mut Connection, now: Timestamp, cap: u64) -> Result<RetriesWaiting> {
+    let cap = i64::try_from(cap).unwrap_or(i64::MAX);
+    let count: i64 = connection.prepare_cached(COUNT_RETRIES)?.query_row([cap], |row| row.get(0))?;
+    let oldest: Option<i64> = connection.prepare_cached(OLDEST_DUE)?.query_row([now.0], |row| row.get(0))?;
+    Ok(RetriesWaiting { count: count.unsigned_abs(), oldest_due: oldest.map(Timestamp) })
 }
 
 pub(super) fn subscriptions_behind(connection: &mut Connection, max_rows: usize) -> Result<Vec<SubscriptionId>> {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, DisabledReason, EventId, EventTypePattern, Outcome, Retry, Secrets, Subscription,
-    SubscriptionId, Timestamp,
+    SubscriptionId, Timestamp, TraceContext,
 };
 use crate::store::{secrets, settings};
 
@@ -19,9 +19,9 @@ type Read<T> = rusqlite::Result<T>;
 pub(super) const SUBSCRIPTION: &str = "id, target_url, event_types, secrets, disabled, version, created_at, \
      updated_at, tenant, settings, drop_through, failing_since";
 /// The columns that [`delivery`] reads, of `deliveries d LEFT JOIN events e ON e.seq = d.event`. A delivery of an event has
-/// the event's payload and ordering key.
+/// the event's payload, ordering key and trace.
 pub(super) const DELIVERY: &str = "d.id, d.subscription_id, d.event_type, coalesce(d.payload, e.payload), e.id, \
-     coalesce(d.ordering_key, e.ordering_key)";
+     coalesce(d.ordering_key, e.ordering_key), coalesce(d.trace, e.trace)";
 /// The columns that [`log`] reads.
 pub(super) const LOG: &str = "id, delivery_id, subscription_id, target_url, timestamp, attempt_number, outcome, \
      http_status, error_details, duration_ms, response_body";
@@ -59,7 +59,14 @@ pub(super) fn delivery(row: &Row<'_>) -> Read<Delivery> {
         payload: Bytes::from(row.get::<_, Vec<u8>>(3)?),
         event_id: event_id(row, 4)?,
         ordering_key: row.get(5)?,
+        trace: trace(row, 6)?,
     })
+}
+
+/// A trace that cannot be read is none: a delivery does not depend on it.
+pub(super) fn trace(row: &Row<'_>, column: usize) -> Read<Option<Arc<TraceContext>>> {
+    let text: Option<String> = row.get(column)?;
+    Ok(text.and_then(|text| text.parse().ok()).map(Arc::new))
 }
 
 /// The outcome of a code found in `column`.

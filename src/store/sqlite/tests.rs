@@ -14,6 +14,7 @@ const T0: Timestamp = Timestamp(1_750_000_000_000);
 
 fn batch(payload_bytes: usize) -> Batch {
     let delivery = |n: u8| Delivery {
+        trace: None,
         ordering_key: None,
         event_id: None,
         id: DeliveryId(Builder::from_unix_timestamp_millis(T0.0.unsigned_abs(), &[n; 10]).into_uuid()),
@@ -72,6 +73,7 @@ async fn no_query_reads_a_large_table_from_end_to_end() {
         janitor::PRUNE_EVENTS,
         reads::UNTRIED,
         reads::DUE,
+        reads::OLDEST_DUE,
         janitor::OLD_RETRIES,
         janitor::OLD_UNTRIED,
         janitor::PRUNE_DELIVERIES,
@@ -320,13 +322,15 @@ async fn a_page_of_a_log_is_complete_across_more_stretches_than_one_read_takes()
 #[tokio::test]
 async fn a_log_that_was_written_before_its_index_changed_is_found() {
     let dir = tempfile::tempdir().unwrap();
-    let store = owned(dir.path()).await;
     let one = log(1, SubscriptionId(1));
-    store.commit(&Batch { logs: vec![one.clone()], ..Batch::default() }).await.unwrap();
-    let back = "DROP INDEX delivery_logs_by_stretch; CREATE INDEX delivery_logs_by_subscription ON delivery_logs \
-         (subscription_id); DELETE FROM refinery_schema_history WHERE name = 'logs_by_stretch'";
-    store.write(|connection| Ok(connection.execute_batch(back)?)).await.unwrap();
-    store.migrate(T0).await.unwrap();
+    let mut before = Connection::open(dir.path().join("hookpost.db")).unwrap();
+    let to_v5 = files::schema::migrations::runner().set_target(refinery::Target::Version(5));
+    to_v5.run(&mut before).unwrap();
+    let transaction = before.transaction().unwrap();
+    commit::insert_logs(&transaction, std::slice::from_ref(&one)).unwrap();
+    transaction.commit().unwrap();
+    drop(before);
+    let store = owned(dir.path()).await;
     assert_eq!(store.logs(SubscriptionId(1), None, 10).await.unwrap(), [one]);
 }
 

@@ -20,7 +20,7 @@ use self::records::Records;
 use super::ids::IdSource;
 use super::{Store, StoreError};
 use crate::clock::Clock;
-use crate::delivery::{AttemptLog, Delivery, DeliveryId, EventId, Outcome, RetryChange, SubscriptionId};
+use crate::delivery::{AttemptLog, Delivery, DeliveryId, EventId, Outcome, RetryChange, SubscriptionId, TraceContext};
 use crate::metrics::Metrics;
 
 /// Most events that wait for a commit. At ten thousand a second it is under a second of work: a queue that is longer
@@ -128,6 +128,8 @@ pub enum What {
         ordering_key: Option<Arc<str>>,
         /// The body.
         payload: Bytes,
+        /// The trace that it belongs to.
+        trace: Option<Arc<TraceContext>>,
     },
     /// An event with a delivery for each of these subscriptions, its payload once; in one commit.
     Event {
@@ -139,6 +141,8 @@ pub enum What {
         ordering_key: Option<Arc<str>>,
         /// The body.
         payload: Bytes,
+        /// The trace that its deliveries belong to.
+        trace: Option<Arc<TraceContext>>,
         /// Who gets it.
         subscriptions: Arc<[SubscriptionId]>,
         /// Who would get it if there were room: their deliveries are recorded as failed in the same commit.

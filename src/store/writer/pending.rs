@@ -93,7 +93,7 @@ impl Pending {
         let before = self.batch.deliveries.len();
         let mut logs = Vec::new();
         let (event, outcome) = match what {
-            What::Delivery { subscription_id, event_type, ordering_key, payload } => {
+            What::Delivery { subscription_id, event_type, ordering_key, payload, trace } => {
                 let id = DeliveryId(next_id());
                 self.batch.deliveries.push(Delivery {
                     id,
@@ -102,10 +102,11 @@ impl Pending {
                     payload,
                     event_id: None,
                     ordering_key,
+                    trace,
                 });
                 (None, id.0)
             }
-            What::Event { tenant, event_type, ordering_key, payload, subscriptions, refused } => {
+            What::Event { tenant, event_type, ordering_key, payload, trace, subscriptions, refused } => {
                 let id = EventId(next_id());
                 let deliveries = u32::try_from(subscriptions.len() + refused.len()).unwrap_or(u32::MAX);
                 let whose = subscriptions.iter().copied().chain(refused.iter().map(|refused| refused.subscription_id));
@@ -116,10 +117,11 @@ impl Pending {
                     payload: payload.clone(),
                     event_id: Some(id),
                     ordering_key: ordering_key.clone(),
+                    trace: trace.clone(),
                 }));
                 let ended = self.batch.deliveries[before + subscriptions.len()..].iter().zip(refused.iter());
                 logs.extend(ended.map(|(delivery, refused)| refusal(next_id(), now, delivery.id, refused)));
-                self.batch.events.push(Event { id, tenant, event_type, ordering_key, payload, deliveries });
+                self.batch.events.push(Event { id, tenant, event_type, ordering_key, payload, deliveries, trace });
                 (Some(id), id.0)
             }
         };

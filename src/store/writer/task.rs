@@ -176,14 +176,16 @@ impl Task {
         let batch = &pending.batch;
         let started = Instant::now();
         let result = self.store.commit(batch).await;
-        self.metrics.committed(batch.deliveries.len() + batch.logs.len(), started.elapsed());
+        match result {
+            Ok(()) => self.metrics.committed(batch.deliveries.len() + batch.logs.len(), started.elapsed()),
+            Err(_) => self.metrics.commit_failed(),
+        }
         result
     }
 
     fn is_up(&mut self) {
         if std::mem::take(&mut self.failures) > 0 {
             self.shared.lock().down = false;
-            self.metrics.store_up(true);
             tracing::info!("the store is back");
         }
     }
@@ -191,7 +193,6 @@ impl Task {
     fn is_down(&mut self, error: &StoreError) {
         if self.failures == 0 {
             tracing::warn!(%error, "a commit failed; trying until the store is back");
-            self.metrics.store_up(false);
         }
         self.failures = self.failures.saturating_add(1);
         self.shared.lock().down = true;

@@ -14,7 +14,7 @@ use hookpost::delivery::{
 };
 use hookpost::store::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord, NewSubscription,
-    Pending, Recovery, Reseal, Result, Store, StoreError, SubscriptionChange, Update,
+    Pending, Recovery, Reseal, Result, RetriesWaiting, Store, StoreError, SubscriptionChange, Update,
 };
 use uuid::Uuid;
 
@@ -271,6 +271,10 @@ impl Store for SimStore {
     }
     async fn subscriptions_due(&self, before: Timestamp, limit: usize) -> Result<Vec<SubscriptionId>> {
         self.read("subscriptions_due", |tables| tables.subscriptions_due(before, limit)).await
+    }
+    /// Nothing but figures follows from it: no fault is drawn for it, so that seeds mean what they meant.
+    async fn retries_waiting(&self, now: Timestamp, cap: u64) -> Result<RetriesWaiting> {
+        Ok(self.disk.tables().retries_waiting(now, cap))
     }
     async fn subscriptions_behind(&self, limit: usize) -> Result<Vec<SubscriptionId>> {
         self.read("subscriptions_behind", |tables| tables.subscriptions_behind(limit)).await

@@ -11,7 +11,7 @@ use hookpost::delivery::{
 };
 use hookpost::store::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, NewSubscription, Recovery,
-    Result, StoreError, SubscriptionChange, Update,
+    Result, RetriesWaiting, StoreError, SubscriptionChange, Update,
 };
 use uuid::Uuid;
 
@@ -329,6 +329,13 @@ impl Tables {
         let mut due: Vec<_> = first.into_iter().filter(|(id, _)| self.enabled(*id)).map(|(id, at)| (at, id)).collect();
         due.sort_unstable();
         due.into_iter().take(limit).map(|(_, id)| id).collect()
+    }
+
+    pub fn retries_waiting(&self, now: Timestamp, cap: u64) -> RetriesWaiting {
+        let due = self.retries.values().filter(|retry| retry.next_attempt_at <= now);
+        let oldest_due =
+            due.filter(|retry| self.enabled(retry.subscription_id)).map(|retry| retry.next_attempt_at).min();
+        RetriesWaiting { count: (self.retries.len() as u64).min(cap), oldest_due }
     }
 
     pub fn subscriptions_behind(&self, limit: usize) -> Vec<SubscriptionId> {

@@ -122,6 +122,7 @@ pub async fn what_the_first_version_has_written_is_read_and_goes_on(backend: &Ba
     let unfinished = store.unfinished(&[DeliveryId(id(10)), of_retry, of_event]).await.unwrap();
     let keyed = unfinished.iter().find(|delivery| delivery.id == of_event).unwrap();
     assert_eq!((unfinished.len(), keyed.ordering_key.as_deref()), (2, Some("order 7")));
+    assert!(unfinished.iter().all(|delivery| delivery.trace.is_none()), "they belong to no trace");
     assert_eq!(log_ids(&store, sub).await, [id(31), id(11)]);
 
     let new = delivery(sub, 1000);

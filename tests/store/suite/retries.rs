@@ -1,8 +1,12 @@
 //! `retries`, `unfinished`, `subscriptions_due`: what failed and waits.
 
+use std::sync::Arc;
+
 use hookpost::access::Actor;
-use hookpost::delivery::{Delivery, DeliveryId, DisabledReason, Event, Outcome, SubscriptionId, Timestamp};
-use hookpost::store::{Batch, SubscriptionChange};
+use hookpost::delivery::{
+    Delivery, DeliveryId, DisabledReason, Event, Outcome, SubscriptionId, Timestamp, TraceContext,
+};
+use hookpost::store::{Batch, RetriesWaiting, SubscriptionChange};
 
 use crate::backend::Backend;
 use crate::fixtures::*;
@@ -136,4 +140,44 @@ pub async fn a_retry_written_after_its_subscription_was_deleted_is_not_due(backe
     commit(&store, retried([late], 50)).await;
     assert!(store.subscriptions_due(at(100), 10).await.unwrap().is_empty());
     assert_eq!(log_ids(&store, sub).await.len(), 1, "the attempt is logged all the same");
+}
+
+pub async fn what_waits_is_counted_up_to_a_cap_and_the_oldest_due_is_of_an_enabled_one(backend: &Backend) {
+    let store = backend.owned().await;
+    assert_eq!(store.retries_waiting(at(100), 10).await.unwrap(), RetriesWaiting::default());
+    let (disabled, enabled) = (subscribe(&store).await, subscribe(&store).await);
+    commit(&store, retried([1, 2].map(|ms| delivery(disabled, ms)), 40)).await;
+    commit(&store, retried([delivery(enabled, 3)], 60)).await;
+    commit(&store, retried([delivery(enabled, 4)], 50)).await;
+    let disable = SubscriptionChange { disabled: Some(Some(DisabledReason::Gone)), ..Default::default() };
+    store.update_subscription(disabled, disable, T0).await.unwrap();
+    let waiting = store.retries_waiting(at(100), 10).await.unwrap();
+    assert_eq!(waiting, RetriesWaiting { count: 4, oldest_due: Some(at(50)) });
+    assert_eq!(store.retries_waiting(at(100), 3).await.unwrap().count, 3);
+    assert_eq!(store.retries_waiting(at(50), 10).await.unwrap().oldest_due, Some(at(50)), "due from this moment on");
+    assert_eq!(store.retries_waiting(at(49), 10).await.unwrap().oldest_due, None);
+}
+
+/// The trace of a delivery, or of the event that it came from.
+pub async fn traces_come_with_deliveries_and_with_events(backend: &Backend) {
+    let store = backend.owned().await;
+    let sub = subscribe(&store).await;
+    let trace = |state: &str| {
+        let text = format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01{state}");
+        Some(Arc::new(text.parse::<TraceContext>().unwrap()))
+    };
+    let (own, events) = (trace(" vendor=1,other=a b"), trace(""));
+    let sent = Event { trace: events.clone(), ..event(10) };
+    let mut batch = fanned_out(&sent, &[sub]);
+    batch.deliveries.insert(0, Delivery { trace: own.clone(), ..delivery(sub, 1) });
+    batch.deliveries.insert(1, delivery(sub, 2));
+    commit(&store, batch.clone()).await;
+    let expected = [own, None, events.clone()];
+    let page = store.backlog_page(sub, DeliveryId::MIN, 10, usize::MAX).await.unwrap();
+    assert_eq!(page.deliveries.into_iter().map(|delivery| delivery.trace).collect::<Vec<_>>(), expected);
+    let ids: Vec<_> = batch.deliveries.iter().map(|delivery| delivery.id).collect();
+    let mut again = store.unfinished(&ids).await.unwrap();
+    again.sort_by_key(|delivery| delivery.id);
+    assert_eq!(again.into_iter().map(|delivery| delivery.trace).collect::<Vec<_>>(), expected);
+    assert_eq!(store.event(sent.id).await.unwrap().unwrap().trace, events);
 }

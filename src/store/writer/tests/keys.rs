@@ -136,6 +136,7 @@ async fn claims_of_producers_that_went_away_are_released_outside_the_queue() {
     let (reply, gone) = oneshot::channel();
     drop(gone);
     let what = What::Delivery {
+        trace: None,
         subscription_id: SUB,
         event_type: None,
         ordering_key: None,

@@ -13,7 +13,7 @@ use crate::audit::{Act, AuditFilter, AuditRecord, Thing};
 use crate::delivery::{AttemptLog, Event, Outcome as Attempt, Retry, StateChange, Subscription, Timestamp};
 use crate::store::{
     BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord, NewSubscription,
-    Pending, Recovery, Reseal, Result, SubscriptionChange, Update,
+    Pending, Recovery, Reseal, Result, RetriesWaiting, SubscriptionChange, Update,
 };
 
 /// The newest id that the store holds at the start.
@@ -227,6 +227,7 @@ scripted! {
     retries(SubscriptionId, usize) -> Vec<Retry>;
     unfinished(&[DeliveryId]) -> Vec<Delivery>;
     subscriptions_due(Timestamp, usize) -> Vec<SubscriptionId>;
+    retries_waiting(Timestamp, u64) -> RetriesWaiting;
     subscriptions_behind(usize) -> Vec<SubscriptionId>;
     bring_retries_forward(Timestamp) -> u64;
     delivery(DeliveryId) -> Option<DeliveryRecord>;
@@ -309,7 +310,10 @@ impl Under {
 
     pub fn try_submit(&self, subscription_id: SubscriptionId, payload: &str) -> Result<Reply, WriteError> {
         let payload = Bytes::copy_from_slice(payload.as_bytes());
-        self.submit_what(What::Delivery { subscription_id, event_type: None, ordering_key: None, payload }, None)
+        self.submit_what(
+            What::Delivery { subscription_id, event_type: None, ordering_key: None, payload, trace: None },
+            None,
+        )
     }
 
     pub fn submit(&self, subscription_id: SubscriptionId, payload: &str) -> Reply {
@@ -318,6 +322,7 @@ impl Under {
 
     pub fn submit_keyed(&self, key: &str, request: u8) -> Reply {
         let what = What::Delivery {
+            trace: None,
             subscription_id: super::SUB,
             event_type: None,
             ordering_key: None,
@@ -329,6 +334,7 @@ impl Under {
     /// An event of this type for two subscriptions, under a key of its own.
     pub fn submit_event(&self, event_type: &str) -> Reply {
         let what = What::Event {
+            trace: None,
             tenant: "t".into(),
             event_type: event_type.into(),
             ordering_key: None,
@@ -342,6 +348,7 @@ impl Under {
     /// An event for so many subscriptions.
     pub fn submit_large_event(&self, count: i64) -> Reply {
         let what = What::Event {
+            trace: None,
             tenant: "t".into(),
             event_type: "large".into(),
             ordering_key: None,
@@ -355,6 +362,7 @@ impl Under {
     /// An event that one subscription takes, and another has no room for.
     pub fn submit_event_with_refusal(&self, event_type: &str) -> Reply {
         let what = What::Event {
+            trace: None,
             tenant: "t".into(),
             event_type: event_type.into(),
             ordering_key: None,
@@ -392,6 +400,7 @@ impl Under {
     /// A log row, and an event that goes with it.
     pub fn record_announced(&self, id: DeliveryId, event_type: &str) {
         let what = What::Event {
+            trace: None,
             tenant: "t".into(),
             event_type: event_type.into(),
             ordering_key: None,
