@@ -18,6 +18,7 @@ mod entry;
 mod fan_out;
 mod janitor;
 mod node;
+mod replays;
 mod shares;
 mod subscription;
 mod supervisor;

@@ -63,6 +63,7 @@ async fn deliver_signed(addr: SocketAddr, keys: Option<&SigningKeys>, number: u3
     let target = Target::new(&format!("http://{addr}/"));
     let delivery = Delivery {
         ordering_key: None,
+        resend_of: None,
         event_id: None,
         id: DeliveryId::MIN,
         subscription_id: SubscriptionId(1),

@@ -15,6 +15,7 @@ mod master_keys;
 mod order;
 mod process;
 mod receiver;
+mod repeating;
 mod restart;
 mod secrecy;
 mod seed;

@@ -16,6 +16,7 @@ pub(super) fn id(n: u128) -> DeliveryId {
 pub(super) fn delivery(n: u128) -> Delivery {
     Delivery {
         ordering_key: None,
+        resend_of: None,
         id: id(n),
         subscription_id: SUBSCRIPTION,
         event_type: None,

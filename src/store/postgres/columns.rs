@@ -39,21 +39,23 @@ pub(super) struct Deliveries<'a> {
     event_id: Vec<Option<Uuid>>,
     /// `None` if it is stored with the event.
     ordering_key: Vec<Option<Cow<'a, str>>>,
-    /// Whether any row has one of the last two.
+    resend_of: Vec<Option<Uuid>>,
+    /// Whether any row has one of the last three.
     is_wide: bool,
 }
 
 impl<'a> Deliveries<'a> {
     pub const SQL: &'static str = "INSERT INTO deliveries (id, subscription_id, event_type, payload)
          SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bytea[])";
-    /// For a batch that has deliveries of events or with ordering keys: the others do not pay for the columns.
+    /// For a batch that has deliveries of events, resends or ordering keys: the others do not pay for the columns.
     pub const SQL_WIDE: &'static str =
-        "INSERT INTO deliveries (id, subscription_id, event_type, payload, event_id, ordering_key)
-         SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bytea[], $5::uuid[], $6::text[])";
+        "INSERT INTO deliveries (id, subscription_id, event_type, payload, event_id, ordering_key, resend_of)
+         SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bytea[], $5::uuid[], $6::text[], $7::uuid[])";
 
     pub fn new(rows: &'a [Delivery]) -> Self {
         let own_key = |row: &'a Delivery| row.ordering_key.as_deref().filter(|_| row.event_id.is_none()).map(text);
-        let is_wide = rows.iter().any(|row| row.event_id.is_some() || row.ordering_key.is_some());
+        let is_wide =
+            rows.iter().any(|row| row.event_id.is_some() || row.ordering_key.is_some() || row.resend_of.is_some());
         let wide = if is_wide { rows } else { &[] };
         Self {
             id: rows.iter().map(|row| row.id.0).collect(),
@@ -62,6 +64,7 @@ impl<'a> Deliveries<'a> {
             payload: rows.iter().map(|row| row.event_id.is_none().then_some(row.payload.as_ref())).collect(),
             event_id: wide.iter().map(|row| row.event_id.map(|id| id.0)).collect(),
             ordering_key: wide.iter().map(own_key).collect(),
+            resend_of: wide.iter().map(|row| row.resend_of.map(|first| first.0)).collect(),
             is_wide,
         }
     }
@@ -75,7 +78,7 @@ impl<'a> Deliveries<'a> {
         let mut params: Vec<&(dyn ToSql + Sync)> =
             vec![&self.id, &self.subscription_id, &self.event_type, &self.payload];
         if self.is_wide {
-            params.extend([&self.event_id as &(dyn ToSql + Sync), &self.ordering_key]);
+            params.extend([&self.event_id as &(dyn ToSql + Sync), &self.ordering_key, &self.resend_of]);
         }
         params
     }

@@ -17,7 +17,7 @@ pub(super) const SUBSCRIPTION: &str = "id, tenant, target_url, event_types, secr
      updated_at, settings, drop_through, failing_since";
 /// What [`delivery`] reads, of `deliveries d` and [`ITS_EVENT`]. A delivery of an event has the event's payload and ordering key.
 pub(super) const DELIVERY: &str = "d.id, d.event_type, d.event_id, coalesce(d.payload, e.payload) AS payload,
-     coalesce(d.ordering_key, e.ordering_key) AS ordering_key";
+     coalesce(d.ordering_key, e.ordering_key) AS ordering_key, d.resend_of";
 /// The event of a delivery `d`, looked up for each: in the partition that its id names.
 pub(super) const ITS_EVENT: &str = "LEFT JOIN LATERAL (
          SELECT e.payload, e.ordering_key FROM events e WHERE e.id = d.event_id LIMIT 1
@@ -84,6 +84,7 @@ pub(super) fn delivery(row: &Row, subscription_id: SubscriptionId) -> Result<Del
         payload: Bytes::from(get::<Vec<u8>>(row, "payload")?),
         event_id: get::<Option<Uuid>>(row, "event_id")?.map(EventId),
         ordering_key: shared(get(row, "ordering_key")?),
+        resend_of: get::<Option<Uuid>>(row, "resend_of")?.map(DeliveryId),
     })
 }
 
