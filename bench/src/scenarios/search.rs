@@ -11,6 +11,9 @@ const BOUNDED_MS: f64 = 100.0;
 /// Pages of each kind.
 const PAGES: usize = 200;
 
+/// What is looked for, how long a page may take, and the query of the nth page.
+type Kind<'a> = (&'static str, f64, &'a dyn Fn(usize) -> String);
+
 impl Bench {
     pub(super) async fn search(&mut self, name: &str) -> anyhow::Result<()> {
         let rows = 10_000_000 / self.shrink;
@@ -22,7 +25,7 @@ impl Bench {
         let service = self.service(&home).await?;
         let of = |n: usize| format!("subscription_id={}", SUBSCRIPTIONS + 1 + n % subscriptions);
         let cursor = |n: usize| format!("cursor={}", deep[n % deep.len()]);
-        let kinds: [(&str, f64, &dyn Fn(usize) -> String); 13] = [
+        let kinds: [Kind<'_>; 13] = [
             ("everything", INDEXED_MS, &|_| String::new()),
             ("of a subscription", INDEXED_MS, &of),
             ("failed", INDEXED_MS, &|_| "state=failed".to_owned()),

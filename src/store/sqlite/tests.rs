@@ -312,7 +312,7 @@ async fn what_was_written_before_its_index_changed_is_found() {
     before.execute_batch(&rows).unwrap();
     drop(before);
     let store = owned(dir.path()).await;
-    assert_eq!(store.logs(SubscriptionId(1), None, 10).await.unwrap(), [one.clone()]);
+    assert_eq!(store.logs(SubscriptionId(1), None, 10).await.unwrap(), std::slice::from_ref(&one));
     let of_one = Search { subscription_id: Some(SubscriptionId(1)), ..Search::all() };
     let step = store.search_step(&of_one, 10).await.unwrap();
     assert_eq!(step.found.iter().map(|found| found.id).collect::<Vec<_>>(), [one.delivery_id]);
