@@ -18,6 +18,11 @@ use crate::listen::{self, ListenArgs};
 use crate::service;
 use crate::telemetry;
 
+#[cfg(not(feature = "negative-controls"))]
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+#[cfg(feature = "negative-controls")]
+const VERSION: &str = crate::negative_controls::WARNING;
+
 const HELP_START: &str = "\
 Start, in two terminals (nothing else is needed):
   hookpost serve --dev     the service, with its store in ./data
@@ -63,7 +68,7 @@ Example:
 
 /// Delivers webhooks: durable before the answer, at least once, each receiver on its own.
 #[derive(Debug, Parser)]
-#[command(name = "hookpost", version, after_help = HELP_START)]
+#[command(name = "hookpost", version = VERSION, after_help = HELP_START)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,

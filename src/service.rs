@@ -21,7 +21,7 @@ use crate::http::{self, Api};
 use crate::metrics::Metrics;
 use crate::outbound::client::AttemptClient;
 use crate::outbound::guard::TargetPolicy;
-use crate::store::{PostgresStore, SqliteStore, Store};
+use crate::store::{PostgresStore, Recovery, SqliteStore, Store, StoreError};
 use crate::vault::{self, Resealed, Vault};
 
 /// How long requests that are being answered may take at a stop.
@@ -204,8 +204,16 @@ async fn open_keys(config: &Config, store: &Arc<dyn Store>, clock: Clock) -> any
     }
 }
 
+/// Where the last owner left off.
+async fn recovery(store: &dyn Store) -> Result<Recovery, StoreError> {
+    let recovery = store.recovery().await?;
+    #[cfg(feature = "negative-controls")]
+    let recovery = crate::negative_controls::recovered(recovery);
+    Ok(recovery)
+}
+
 async fn take_over(engine: &Engine, parts: Parts) -> anyhow::Result<Running> {
-    let recovery = parts.store.recovery().await.context("the store could not be read")?;
+    let recovery = recovery(&*parts.store).await.context("the store could not be read")?;
     Ok(engine.take_over(parts, recovery).await?)
 }
 
@@ -215,7 +223,7 @@ async fn wait_and_take_over(engine: &Engine, parts: Parts) -> anyhow::Result<Run
         match parts.store.acquire().await {
             Ok(true) => {
                 tracing::info!("the other process stopped; delivering from now on");
-                match parts.store.recovery().await {
+                match recovery(&*parts.store).await {
                     Ok(recovery) => return Ok(engine.take_over(parts, recovery).await?),
                     Err(error) => tracing::error!(%error, "the store could not be read; trying again"),
                 }

@@ -35,10 +35,25 @@ command -v redis-server >/dev/null || packages+=(redis-server)
 # The README's examples are run by curl, and processes are ended by kill.
 command -v curl >/dev/null || packages+=(curl)
 [ -x /bin/kill ] || [ -x /usr/bin/kill ] || packages+=(procps)
+# Faults are made with these, as root; where they are missing, what needs them is skipped by name (tests/faults).
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  command -v strace >/dev/null || packages+=(strace)
+  compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || packages+=(libfaketime)
+  command -v ip >/dev/null || packages+=(iproute2)
+  command -v mkfs.ext4 >/dev/null || packages+=(e2fsprogs)
+  { command -v prlimit && command -v losetup && command -v fallocate; } >/dev/null || packages+=(util-linux mount)
+fi
 # The libraries live in an environment of their own; Debian has what makes one in a package apart.
 python3 -c 'import venv, ensurepip' 2>/dev/null || packages+=(python3 python3-venv)
 
+# Where there is a container engine, tests/compose builds stand-ins for images that cannot be pulled.
+need_stand_ins() {
+  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v debootstrap >/dev/null &&
+    timeout 20 docker info >/dev/null 2>&1
+}
+
 install_missing() {
+  if need_stand_ins; then packages+=(debootstrap); fi
   [ ${#packages[@]} -gt 0 ] || return 0
   if ! command -v apt-get >/dev/null; then
     say "install these with this system's package manager, then try again: ${packages[*]} (names as on Debian)"

@@ -14,7 +14,7 @@ use crate::fill;
 use crate::process::{Process, Usage};
 use crate::producer::{self, Spread, Timeline};
 use crate::receiver::Receivers;
-use crate::report::{self, Row, percentile};
+use crate::report::{self, Row, median, percentile};
 use crate::stores::{Home, Kind};
 
 /// Subscriptions, unless a scenario says otherwise.
@@ -276,7 +276,22 @@ impl Bench {
 
     /// The receiver of one subscription holds its answers while events come in, then answers.
     async fn backlog(&mut self, name: &str) -> anyhow::Result<()> {
-        let total = 1_000_000 / self.shrink;
+        let (mut growths, mut speeds, mut shares, mut places) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..self.runs {
+            let drained = self.drain_a_backlog(1_000_000 / self.shrink).await?;
+            growths.push(drained.growth_mib);
+            speeds.push(drained.per_second);
+            shares.push(drained.per_second / drained.reference_per_second);
+            places.push(drained.furthest_out_of_order);
+        }
+        self.rows.push(Row::plain(name, "memory, above full throughput", "MiB", growths).at_most(64.0));
+        self.rows.push(Row::plain(name, "drained", "/s", speeds));
+        self.rows.push(Row::plain(name, "drained, of the throughput", "×", shares).at_least(0.75));
+        self.rows.push(Row::plain(name, "furthest out of order", "places", places));
+        Ok(())
+    }
+
+    async fn drain_a_backlog(&self, total: usize) -> anyhow::Result<Drained> {
         let home = self.home(Kind::Postgres).await?;
         let mut environment = home.environment();
         environment.push(("HOOKPOST_ATTEMPT_TIMEOUT", "5m".to_owned()));
@@ -297,20 +312,20 @@ impl Bench {
         let (start, already) = (now_ns(), seen.count());
         self.receivers.hold(false);
         self.arrived(before + total as u64).await?;
-        let drained = (before + total as u64 - already) as f64 * 1e9 / (seen.last_ns() - start) as f64;
+        let per_second = (before + total as u64 - already) as f64 * 1e9 / (seen.last_ns() - start) as f64;
         let after = service.usage()?;
         let order: Vec<_> = seen.arrivals().into_iter().map(|(number, _)| number).collect();
         seen.keep_arrivals(false);
+        service.kill().await?;
+        home.remove().await?;
 
         let peak = |usage: Usage| usage.peak_kib as f64 / 1024.0;
-        let growth = peak(after).max(peak(held)) - reference.peak_mib;
-        self.rows.push(Row::plain(name, "memory, above full throughput", "MiB", vec![growth]).at_most(64.0));
-        self.rows.push(Row::plain(name, "drained", "/s", vec![drained]));
-        let share = drained / reference.per_second;
-        self.rows.push(Row::plain(name, "drained, of the throughput", "×", vec![share]).at_least(0.75));
-        self.rows.push(Row::plain(name, "furthest out of order", "places", vec![furthest_out_of_order(&order)]));
-        service.kill().await?;
-        home.remove().await
+        Ok(Drained {
+            per_second,
+            reference_per_second: reference.per_second,
+            growth_mib: peak(after).max(peak(held)) - reference.peak_mib,
+            furthest_out_of_order: furthest_out_of_order(&order),
+        })
     }
 
     async fn restart(&mut self, name: &str) -> anyhow::Result<()> {
@@ -398,11 +413,12 @@ impl Bench {
         let mut ratios = Vec::new();
         for _ in 0..self.runs {
             let empty = self.registered_home(SUBSCRIPTIONS).await?;
-            let mut speeds = Vec::new();
-            for home in [&empty, &full] {
-                let service = self.service(home).await?;
+            // Twice, in both orders: a machine that gets slower in the middle favours neither.
+            let mut speeds = [0.0; 2];
+            for full_one in [0, 1, 1, 0] {
+                let service = self.service([&empty, &full][full_one]).await?;
                 self.full_speed(&service, &everyone, WARM_UP).await?;
-                speeds.push(self.full_speed(&service, &everyone, total).await?.per_second);
+                speeds[full_one] += self.full_speed(&service, &everyone, total).await?.per_second;
                 service.kill().await?;
             }
             ratios.push(speeds[1] / speeds[0]);
@@ -424,42 +440,88 @@ impl Bench {
         full.remove().await
     }
 
-    /// The janitor drops what is old as soon as the service runs: the same load with and without old rows.
+    /// The janitor drops in the middle of the load: what is filled in outlives its retention before the janitor's second
+    /// look, a minute after its first.
     async fn retention(&mut self, name: &str) -> anyhow::Result<()> {
-        let (rate, seconds) = (1_000, 10);
-        let old = fill::wall_ms() - 80 * 3_600_000;
+        /// The janitor's period, and some.
+        const SECONDS: usize = 80;
         let everyone = Spread { first: 1, count: SUBSCRIPTIONS };
         let (mut drops, mut without, mut with) = (Vec::new(), Vec::new(), Vec::new());
-        for rows in [0, 10_000_000 / self.shrink] {
+        for _ in 0..self.runs {
             let home = self.registered_home(SUBSCRIPTIONS).await?;
-            let database = fill::prepare(&home, old).await?;
-            if rows > 0 {
-                fill::delivered(&database, rows, old, false).await?;
+            // The end of a partition, long enough ago for a retention that is allowed.
+            let end = (fill::wall_ms() - 2 * 3_600_000) / fill::PARTITION_MS * fill::PARTITION_MS;
+            let database = fill::prepare(&home, end - 1).await?;
+            fill::delivered(&database, 10_000_000 / self.shrink, end - 1, false).await?;
+            let mut environment = home.environment();
+            environment.push(("HOOKPOST_RETENTION", format!("{}ms", fill::wall_ms() - end + 30_000)));
+            let service = Process::service(&environment).await?;
+            self.full_speed(&service, &everyone, WARM_UP).await?;
+            let dropping = tokio::spawn(watch_the_drop(database, end));
+            let mut seconds = Vec::new();
+            while seconds.len() < SECONDS {
+                seconds.extend(self.seconds_of_load(&service, &everyone).await?);
             }
-            let service = self.service(&home).await?;
-            let start = now_ns();
-            let dropped = tokio::spawn(async move {
-                while fill::partitions_before(&database, old + 3_600_000).await? > 0 {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-                anyhow::Ok((now_ns() - start) as f64 / 1e9)
-            });
-            let (acks, _) = self.latencies(&service, &everyone, rate, seconds).await?;
-            let p99 = percentile(&acks, 0.99);
-            if rows > 0 {
-                drops.push(dropped.await??);
-                with.push(p99);
-            } else {
-                dropped.await??;
-                without.push(p99);
+            if !dropping.is_finished() {
+                bail!("nothing was dropped in {SECONDS} s");
             }
+            let (from, until) = dropping.await??;
+            // What a drop leaves behind is still being written back in the second after it.
+            let during =
+                |second: &&Second| second.start_ns < until + 1_000_000_000 && second.start_ns + 1_000_000_000 > from;
+            let (during, before): (Vec<_>, Vec<_>) = seconds.iter().partition(during);
+            drops.push((until - from) as f64 / 1e9);
+            without.push(median(&before.iter().map(|second| second.p99_ms).collect::<Vec<_>>()));
+            with.push(during.iter().map(|second| second.p99_ms).fold(0.0, f64::max));
             service.kill().await?;
             home.remove().await?;
         }
-        self.rows.push(Row::plain(name, "from ready until the partitions are gone", "s", drops).at_most(1.0));
-        self.rows.push(Row::plain(name, "due to ack, p99, nothing old", "ms", without));
-        self.rows.push(Row::plain(name, "due to ack, p99, while it drops", "ms", with));
+        self.rows.push(Row::plain(name, "dropping the partitions", "s", drops).at_most(1.0));
+        self.rows.push(Row::plain(name, "due to ack, p99 of a second without, median", "ms", without));
+        self.rows.push(Row::plain(name, "due to ack, p99 of the worst second around it", "ms", with));
         Ok(())
+    }
+
+    /// Ten seconds of an open loop, each by itself.
+    async fn seconds_of_load(&self, service: &Process, spread: &Spread) -> anyhow::Result<Vec<Second>> {
+        const RATE: usize = 1_000;
+        let start = now_ns();
+        let (acks, _) = self.latencies(service, spread, RATE, 10).await?;
+        let second = |(n, acks)| Second { start_ns: start + n as u64 * 1_000_000_000, p99_ms: percentile(acks, 0.99) };
+        Ok(acks.chunks(RATE).enumerate().map(second).collect())
+    }
+}
+
+/// How a backlog was drained.
+struct Drained {
+    per_second: f64,
+    /// At full throughput, without a backlog.
+    reference_per_second: f64,
+    growth_mib: f64,
+    /// In places.
+    furthest_out_of_order: f64,
+}
+
+/// What one second of load saw.
+struct Second {
+    start_ns: u64,
+    p99_ms: f64,
+}
+
+/// From when the first of the partitions that end by `end` is being detached until all are gone.
+async fn watch_the_drop(database: tokio_postgres::Client, end: i64) -> anyhow::Result<(u64, u64)> {
+    const LOOK: Duration = Duration::from_millis(5);
+    let there = fill::partitions_before(&database, end).await?.all;
+    let mut from = None;
+    loop {
+        let left = fill::partitions_before(&database, end).await?;
+        if left.attached < there {
+            from.get_or_insert_with(now_ns);
+        }
+        match from {
+            Some(from) if left.all == 0 => return Ok((from, now_ns())),
+            _ => tokio::time::sleep(LOOK).await,
+        }
     }
 }
 

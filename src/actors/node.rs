@@ -110,8 +110,12 @@ impl Node {
         found.filter(|entry| !entry.is_closed())
     }
 
+    /// By id, so that what is done with all of them is done in the same order every time.
     pub fn entries(&self) -> Vec<Arc<Entry>> {
-        self.directory.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        let mut entries: Vec<_> =
+            self.directory.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        entries.sort_unstable_by_key(|entry| entry.id);
+        entries
     }
 
     pub fn active(&self) -> usize {

@@ -111,6 +111,10 @@ impl Actor for SubscriptionActor {
         message: Message,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        #[cfg(feature = "negative-controls")]
+        if let Message::Accepted(delivery) = &message {
+            crate::negative_controls::panics_on(delivery.event_type.as_deref());
+        }
         while state.tasks.try_join_next().is_some() {}
         let read = match &message {
             Message::Accepted(delivery) => Some(delivery.payload.len()),

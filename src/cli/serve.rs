@@ -35,6 +35,8 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     };
+    #[cfg(feature = "negative-controls")]
+    tracing::error!("{}", crate::negative_controls::WARNING);
     warn_of_open_doors(&config);
     announce(&config, service.local_addr());
 

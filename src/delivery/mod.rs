@@ -4,6 +4,7 @@
 mod breaker;
 mod event_type;
 mod interface;
+pub mod invariants;
 mod machine;
 mod rate;
 mod schedule;

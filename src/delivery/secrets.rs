@@ -114,6 +114,18 @@ impl Secrets {
         self
     }
 
+    /// The names of the fields, as callers set them, that are others than in `other`. What is sealed anew is another.
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let text = |sealed: &Option<Sealed>| sealed.as_ref().map(|sealed| sealed.as_str().to_owned());
+        let key = |pair: &Option<KeyPair>| pair.as_ref().map(|pair| pair.public_key.clone());
+        let secret = text(&self.current) != text(&other.current) || self.previous.len() != other.previous.len();
+        let ed25519 = key(&self.ed25519) != key(&other.ed25519);
+        [("secret", secret), ("ed25519", ed25519)]
+            .into_iter()
+            .filter_map(|(name, differs)| differs.then_some(name))
+            .collect()
+    }
+
     /// Itself, if there is anything in it.
     pub fn unless_empty(self) -> Option<Self> {
         let is_empty = self.sealed().next().is_none();
@@ -153,6 +165,15 @@ mod tests {
         let text = serde_json::to_string(&secrets()).unwrap().replace(['[', ']'], "");
         let read: Secrets = serde_json::from_str(&text).unwrap();
         assert_eq!((read.previous[0].secret.as_str(), read.previous.len()), ("plain:hunter2", 1));
+    }
+
+    #[test]
+    fn what_differs_is_named_as_callers_set_it() {
+        let none = Secrets::default();
+        assert_eq!(secrets().differences(&none), ["secret", "ed25519"]);
+        assert_eq!(secrets().differences(&secrets()), [""; 0]);
+        assert_eq!(secrets().differences(&Secrets { ed25519: None, ..secrets() }), ["ed25519"]);
+        assert_eq!(Secrets { previous: Vec::new(), ..secrets() }.differences(&secrets()), ["secret"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::secrets_body::{self, SecretsBody};
 use super::settings_body::{self, SettingsBody};
 use super::tenant;
 use crate::access::Caller;
-use crate::delivery::{EventTypePattern, Settings, Subscription, SubscriptionId};
+use crate::delivery::{EventTypePattern, Secrets, Settings, Subscription, SubscriptionId};
 use crate::outbound::guard::TargetRefused;
 use crate::store::{NewSubscription, SubscriptionChange};
 use crate::vault::{NoMasterKey, Owner, Vault};
@@ -141,19 +141,21 @@ impl Change {
     }
 }
 
-/// The names of the fields that a change makes different, for the audit; empty if it makes no difference. Secrets that are
-/// written count as different: what they were is not looked at.
+/// The names of the fields that a change makes different, for the audit; empty if it makes no difference.
 pub(super) fn differences(current: &Subscription, change: &SubscriptionChange) -> Vec<String> {
     let differs = |name: &str, differs: bool| differs.then(|| name.to_owned());
     let mut names: Vec<_> = [
         differs("target_url", change.target_url.as_deref().is_some_and(|url| url != &*current.target_url)),
         differs("event_type", change.event_types.as_ref().is_some_and(|types| *types != current.event_types)),
-        differs("secrets", change.secrets.is_some()),
         differs("disabled", change.disabled.is_some_and(|disabled| disabled != current.disabled)),
     ]
     .into_iter()
     .flatten()
     .collect();
+    let none = Secrets::default();
+    let current_secrets = current.secrets.as_deref().unwrap_or(&none);
+    let secrets = change.secrets.iter().flat_map(|new| new.as_ref().unwrap_or(&none).differences(current_secrets));
+    names.extend(secrets.map(str::to_owned));
     names.extend(change.settings.iter().flat_map(|settings| settings.differences(&current.settings)));
     names.sort_unstable();
     names

@@ -17,7 +17,7 @@ use rustls::ClientConfig;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::Answer;
-use super::connect::Connector;
+use super::connect::{Connector, Dial};
 use super::connection::Connection;
 use super::failure::{Failure, Phase};
 use super::guard::TargetPolicy;
@@ -98,6 +98,13 @@ impl AttemptClient {
     fn with(policy: Arc<TargetPolicy>, timeout: Duration, lookup: impl Lookup, tls: ClientConfig) -> Self {
         let connector = Connector::new(policy.clone(), lookup, tls, timeout.min(MAX_CONNECT_TIMEOUT));
         Self(Arc::new(Client { policy, connector, idle: Pool::default() }))
+    }
+
+    /// A client over the network of a simulation, where nothing is looked up and nothing encrypted.
+    pub fn simulated(policy: Arc<TargetPolicy>, timeout: Duration, network: Arc<dyn Dial>) -> Self {
+        let tls = tls::trusting(rustls::RootCertStore::empty());
+        let connector = Connector::new(policy.clone(), Dns::default(), tls, timeout.min(MAX_CONNECT_TIMEOUT));
+        Self(Arc::new(Client { policy, connector: connector.over(network), idle: Pool::default() }))
     }
 
     /// Makes one attempt. Whatever happens is a result; it ends by the request's timeout.

@@ -1,11 +1,14 @@
 //! From an endpoint to an open connection: resolve, dial, agree on TLS, all by one deadline.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use tokio::io::DuplexStream;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -16,18 +19,32 @@ use super::guard::TargetPolicy;
 use super::resolver::{Lookup, resolve};
 use super::target::Endpoint;
 
+/// The network of a simulation.
+#[async_trait]
+pub trait Dial: Send + Sync + 'static {
+    /// Connects to whoever is at this address.
+    async fn dial(&self, to: SocketAddr) -> io::Result<DuplexStream>;
+}
+
 /// Opens connections where the policy allows.
 pub(super) struct Connector {
     policy: Arc<TargetPolicy>,
     lookup: Box<dyn Lookup>,
     tls: TlsConnector,
     timeout: Duration,
+    /// In place of the network.
+    simulated: Option<Arc<dyn Dial>>,
 }
 
 impl Connector {
     /// `timeout` is for all of it, TLS included.
     pub fn new(policy: Arc<TargetPolicy>, lookup: impl Lookup, tls: ClientConfig, timeout: Duration) -> Self {
-        Self { policy, lookup: Box::new(lookup), tls: Arc::new(tls).into(), timeout }
+        Self { policy, lookup: Box::new(lookup), tls: Arc::new(tls).into(), timeout, simulated: None }
+    }
+
+    /// The same over this network; `http` only.
+    pub fn over(self, network: Arc<dyn Dial>) -> Self {
+        Self { simulated: Some(network), ..self }
     }
 
     /// A connection to the endpoint, which has been judged already as it is written.
@@ -45,6 +62,10 @@ impl Connector {
                 .await
                 .map_err(|error| Failure::of_resolve(error, endpoint.host()))?,
         };
+        if let (Some(network), Some(address)) = (&self.simulated, addresses.first()) {
+            let dialled = network.dial(SocketAddr::new(*address, endpoint.port)).await;
+            return dialled.map(Stream::Piped).map_err(|error| Failure::of_io(&error, Phase::Waiting));
+        }
         let stream = self.dial(&addresses, endpoint.port, deadline).await?;
         // A delivery is written at once: there is nothing to wait for.
         stream.set_nodelay(true).map_err(|error| Failure::of_io(&error, Phase::Waiting))?;

@@ -17,4 +17,5 @@ mod target;
 mod test_receiver;
 mod tls;
 
+pub use connect::Dial;
 pub use target::MAX_TARGET_URL_BYTES;

@@ -16,6 +16,8 @@ const COUNTER_BITS: u32 = 26;
 pub struct IdSource {
     last_ms: u64,
     counter: u32,
+    /// In place of chance, in a simulation.
+    drawn: Option<u64>,
 }
 
 /// The highest id that can be given by `now`, as far as the clock says. Ids may be ahead of the clock (it was set back, or a
@@ -30,7 +32,12 @@ impl IdSource {
     pub fn above(newest: Option<Uuid>) -> Self {
         let last_ms = newest.map_or(0, |id| u64::try_from(id.as_u128() >> 80).unwrap_or(0));
         // The counter starts at its end, so that the first id takes the next millisecond.
-        Self { last_ms, counter: (1 << COUNTER_BITS) - 1 }
+        Self { last_ms, counter: (1 << COUNTER_BITS) - 1, drawn: None }
+    }
+
+    /// The same, with ids that can be given again: a simulation that is repeated gives the same ones.
+    pub fn drawing_from(self, seed: Option<u64>) -> Self {
+        Self { drawn: seed, ..self }
     }
 
     /// The next id.
@@ -46,12 +53,19 @@ impl IdSource {
             self.counter = 0;
         }
         // `rand_a` takes 12 bits (the version bits before it are the builder's), the top of `rand_b` 14 below its variant.
-        let low: u64 = rand::random::<u64>() & 0xffff_ffff_ffff;
+        let low = self.low() & 0xffff_ffff_ffff;
         let counter = u64::from(self.counter);
         let tail = (u128::from(counter >> 14) << 64) | (u128::from(counter & 0x3fff) << 48) | u128::from(low);
         let bytes = tail.to_be_bytes();
         let random: [u8; 10] = std::array::from_fn(|i| bytes[i + 6]);
         Builder::from_unix_timestamp_millis(self.last_ms, &random).into_uuid()
+    }
+
+    fn low(&mut self) -> u64 {
+        let Some(drawn) = &mut self.drawn else { return rand::random() };
+        // Steps of the golden ratio: spread, and never the same twice.
+        *drawn = drawn.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        *drawn
     }
 }
 
@@ -89,8 +103,18 @@ mod tests {
 
     #[test]
     fn a_full_counter_borrows_the_next_millisecond() {
-        let mut ids = IdSource { last_ms: 5, counter: (1 << COUNTER_BITS) - 1 };
+        let mut ids = IdSource { last_ms: 5, ..IdSource::above(None) };
         assert_eq!(ids.next(Timestamp(5)).as_u128() >> 80, 6);
+    }
+
+    #[test]
+    fn a_simulation_that_is_repeated_gives_the_same_ids() {
+        let ids = |seed| {
+            let mut ids = IdSource::above(None).drawing_from(Some(seed));
+            [(); 3].map(|()| ids.next(Timestamp(7)))
+        };
+        assert_eq!(ids(1), ids(1));
+        assert_ne!(ids(1), ids(2));
     }
 
     #[test]

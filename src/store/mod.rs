@@ -300,7 +300,8 @@ pub trait Store: Send + Sync + 'static {
     /// Answers when the store can be read and, by its owner, written.
     async fn ping(&self) -> Result<()>;
 
-    /// Takes, or takes again after a lost connection, the sole right to commit. `false` when another process has it.
+    /// Takes, or takes again after a lost connection, the sole right to commit. `false` when another process has it;
+    /// `NotOwner` when this one had it and another has had it since, which is for good.
     async fn acquire(&self) -> Result<bool>;
     /// One durable transaction. See the module's docs.
     async fn commit(&self, batch: &Batch) -> Result<()>;

@@ -34,6 +34,10 @@ fn is_unavailable<T: std::fmt::Debug>(result: Result<T, StoreError>) -> bool {
     matches!(result, Err(StoreError::Unavailable(_)))
 }
 
+fn is_not_owner<T: std::fmt::Debug>(result: Result<T, StoreError>) -> bool {
+    matches!(result, Err(StoreError::NotOwner))
+}
+
 /// The partitions of all tables, attached or not.
 async fn partitions(session: &Client) -> Vec<String> {
     const SQL: &str = "SELECT relname::text FROM pg_class
@@ -102,13 +106,29 @@ on_postgres! {
         end_sessions(&session(backend).await).await;
         assert!(next.acquire().await.unwrap());
         assert!(is_unavailable(stale.commit(&accepted([delivery(sub, 1)])).await));
-        assert!(!stale.acquire().await.unwrap());
+        assert!(is_not_owner(stale.acquire().await));
         for _ in 0..2 {
             let error = stale.commit(&accepted([delivery(sub, 1)])).await.unwrap_err();
             assert!(matches!(error, StoreError::NotOwner), "{error:?}");
         }
         assert!(backlog(&next, sub).await.is_empty());
         commit(&next, accepted([delivery(sub, 1)])).await;
+    }
+
+    async fn an_owner_whose_lock_nobody_has_signed_for_has_not_been_replaced(backend: &Backend) {
+        let store = backend.owned().await;
+        let sub = subscribe(&store).await;
+        let administrator = session(backend).await;
+        end_sessions(&administrator).await;
+        // A connection of its own that it gave up on half-way, and that the server still believes in.
+        const LOCK: &str = "SELECT pg_advisory_lock(1215261800, 'deliveries'::regclass::oid::integer)";
+        let orphan = session(backend).await;
+        orphan.batch_execute(LOCK).await.unwrap();
+        assert!(is_unavailable(store.commit(&accepted([delivery(sub, 1)])).await));
+        assert!(!store.acquire().await.unwrap());
+        orphan.batch_execute("SELECT pg_advisory_unlock_all()").await.unwrap();
+        assert!(store.acquire().await.unwrap());
+        commit(&store, accepted([delivery(sub, 2)])).await;
     }
 
     async fn an_owner_that_was_replaced_while_it_was_away_does_not_go_on_with_stale_memory(backend: &Backend) {
@@ -118,8 +138,8 @@ on_postgres! {
         assert!(next.acquire().await.unwrap());
         end_sessions(&session(backend).await).await;
         // The store is free, but it is not what it was.
-        assert!(!stale.acquire().await.unwrap());
-        assert!(!stale.acquire().await.unwrap());
+        assert!(is_not_owner(stale.acquire().await));
+        assert!(is_not_owner(stale.acquire().await), "for good");
         let error = stale.commit(&accepted([delivery(sub, 1)])).await.unwrap_err();
         assert!(matches!(error, StoreError::NotOwner), "{error:?}");
         assert!(backend.open().acquire().await.unwrap(), "a new process may have it");

@@ -25,8 +25,9 @@ use self::retries::Held;
 use super::breaker::Breaker;
 use super::interface::{Action, Input};
 use super::rate::Bucket;
+use super::schedule::MAX_WAITS;
 use super::window::Window;
-use super::{Delivery, DeliveryId, LastFailure, Limits, Retry, SubscriptionId, Timestamp};
+use super::{Delivery, DeliveryId, LastFailure, Limits, Retry, SubscriptionId, Timestamp, invariants};
 
 /// Most deliveries that wait in memory for their first attempt. Deep enough that a fast receiver never waits for a
 /// page, small enough that a thousand stuck subscriptions fit in memory.
@@ -452,6 +453,7 @@ impl Machine {
             lanes.begin(delivery.ordering_key.as_ref(), delivery.id);
         }
         self.enter(&delivery, number, Stage::Sending);
+        self.assert_invariants(&delivery, number);
         self.actions.push_back(Action::Attempt { delivery, number });
     }
 
@@ -470,7 +472,14 @@ impl Machine {
             epoch: self.breaker.epoch(),
         };
         let before = self.in_flight.insert(delivery.id, flight);
-        debug_assert!(before.is_none(), "a delivery has at most one attempt under way");
+        debug_assert_eq!(invariants::one_attempt_at_a_time(delivery.id, before.is_some()), Ok(()));
+    }
+
+    fn assert_invariants(&self, started: &Delivery, number: u32) {
+        let (of, most) = (self.subscription_id, self.limits.max_concurrency);
+        debug_assert_eq!(invariants::the_window_is_kept(of, self.under_way(), most), Ok(()));
+        // The schedule may have been another when the retry was planned.
+        debug_assert_eq!(invariants::attempts_stay_within_the_schedule(started.id, number, MAX_WAITS), Ok(()));
     }
 }
 

@@ -3,8 +3,9 @@
 //! Who loses the connection loses the right with it, and who has the right knows that no earlier owner's commit is
 //! still under way: the server frees the lock only when it is done with the session that held it.
 //!
-//! Whoever takes the right leaves its name. A process that lost its connection, and finds that another had the right in
-//! the meantime, never gets it again: what it holds in memory is stale.
+//! Whoever takes the right leaves its name. A process that lost its connection, and finds another's name there, never gets
+//! it again: what it holds in memory is stale. As long as its own is there, nobody has had the right in the meantime: what
+//! holds the lock is a connection of its own that the server still believes in, or somebody about to sign.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +64,8 @@ impl Owner {
         Self { process: Builder::from_random_bytes(rand::random()).into_uuid(), state: Mutex::new(State::Stranger) }
     }
 
-    /// Takes the right, or makes sure that it is still held; `false` when another session has it.
+    /// Takes the right, or makes sure that it is still held; `false` when another session has it. `NotOwner` when it was
+    /// held and another process has had it since: asking again is of no use.
     pub async fn acquire(&self, connector: &Connector) -> Result<bool> {
         let mut state = self.state.lock().await;
         if let State::Owner(writer) = &*state {
@@ -74,7 +76,7 @@ impl Owner {
             *state = State::Lost(writer.backend.clone());
         }
         if matches!(*state, State::Replaced) {
-            return Ok(false);
+            return Err(StoreError::NotOwner);
         }
         let session = connector.open(Purpose::Writer).await?;
         let last = if let State::Lost(backend) = &*state { Some(backend) } else { None };
@@ -82,28 +84,35 @@ impl Owner {
         match taken.map_err(|_| too_slow("acquiring the store"))?.map_err(store_error)? {
             Attempt::Taken(backend, statements) => {
                 *state = State::Owner(Arc::new(Writer { session, statements, backend }));
-                return Ok(true);
+                Ok(true)
             }
-            Attempt::HeldByAnother if last.is_some() => *state = State::Replaced,
-            Attempt::HeldByAnother | Attempt::HeldByOurLast => {}
+            Attempt::Held => Ok(false),
+            Attempt::Replaced => {
+                *state = State::Replaced;
+                Err(StoreError::NotOwner)
+            }
         }
-        Ok(false)
     }
 
     async fn take(&self, session: &Session, last: Option<&Backend>) -> Result<Attempt, Error> {
         let client = &session.client;
         let row = client.query_one(TRY_LOCK, &[]).await?;
+        #[cfg(feature = "negative-controls")]
+        if last.is_some() && crate::negative_controls::ignores_fencing() {
+            return Ok(Attempt::Taken((row.get(1), row.get(2)), Statements::prepare(client).await?));
+        }
+        let owner: Option<Uuid> = client.query_opt(LAST_OWNER, &[]).await?.map(|row| row.get(0));
+        if last.is_some() && owner != Some(self.process) {
+            return Ok(Attempt::Replaced);
+        }
         if row.get(0) {
-            let owner: Option<Uuid> = client.query_opt(LAST_OWNER, &[]).await?.map(|row| row.get(0));
-            if last.is_some() && owner != Some(self.process) {
-                return Ok(Attempt::HeldByAnother);
-            }
             client.execute(SIGN, &[&self.process]).await?;
             return Ok(Attempt::Taken((row.get(1), row.get(2)), Statements::prepare(client).await?));
         }
-        let Some((pid, started)) = last else { return Ok(Attempt::HeldByAnother) };
-        let ended = client.query(END_PREDECESSOR, &[pid, started]).await?;
-        Ok(if ended.is_empty() { Attempt::HeldByAnother } else { Attempt::HeldByOurLast })
+        if let Some((pid, started)) = last {
+            client.query(END_PREDECESSOR, &[pid, started]).await?;
+        }
+        Ok(Attempt::Held)
     }
 
     /// The connection to commit on.
@@ -149,9 +158,10 @@ impl Writer {
 /// What came of a try at the lock.
 enum Attempt {
     Taken(Backend, Statements),
-    HeldByOurLast,
-    /// Now, or since our last session.
-    HeldByAnother,
+    /// By another, or by a session of our own that is about to end.
+    Held,
+    /// It was ours, and another has had it since.
+    Replaced,
 }
 
 fn gone() -> StoreError {

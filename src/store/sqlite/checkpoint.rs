@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rusqlite::Connection;
 
 use super::connections::{Connections, Kind};
-use crate::store::Result;
+use crate::store::{Result, StoreError};
 
 /// Length, in pages of 4 KiB, at which the log is copied: long enough that pages written again and again are copied
 /// once, short enough to be read quickly after a crash.
@@ -65,4 +65,16 @@ pub(super) fn log_pages(connection: &Connection) -> rusqlite::Result<i64> {
 /// Copies the log into the database. A reader that still needs an old page is no error: the rest is copied next time.
 pub(super) fn checkpoint(connection: &mut Connection, mode: &str) -> Result<()> {
     Ok(connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))?)
+}
+
+/// Copies all of the log into the database and syncs that. Pages of the log whose sync failed can be read back and yet never
+/// reach the disk: the kernel reports an error once, and then takes them for clean. What is copied is written anew.
+pub(super) fn settle(connection: &mut Connection) -> Result<()> {
+    let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, bool>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+    let (busy, pages, copied) = connection.query_row("PRAGMA wal_checkpoint(FULL)", [], row)?;
+    if busy || copied < pages {
+        let why = "another process reads from it, a backup perhaps; it is tried again";
+        return Err(StoreError::Unavailable(format!("{copied} of the log's {pages} pages could be copied: {why}")));
+    }
+    Ok(())
 }

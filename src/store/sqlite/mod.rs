@@ -156,13 +156,14 @@ impl Store for SqliteStore {
 
     async fn stored(&self, ids: &[DeliveryId]) -> Result<Vec<DeliveryId>> {
         let ids = ids.to_vec();
-        // Behind the writes asked for before: a commit whose caller gave up has ended by then, either way.
+        // Behind the writes asked for before: a commit whose caller gave up has ended by then, either way. One that failed at its
+        // sync has taken its connection with it, and the next one begins with what is on the disk.
         self.write(move |connection| commit::stored(connection, &ids)).await
     }
 
     async fn stored_events(&self, ids: &[EventId]) -> Result<Vec<EventId>> {
         let ids = ids.to_vec();
-        // Behind the writes, likewise.
+        // Likewise.
         self.write(move |connection| events::stored(connection, &ids)).await
     }
 

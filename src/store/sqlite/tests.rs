@@ -149,6 +149,53 @@ async fn the_files_hold_a_commit_as_soon_as_it_is_acknowledged() {
     assert_eq!(found, ids(&batch));
 }
 
+/// What a commit whose sync failed has left in the log can be read back, and may not be on the disk.
+#[tokio::test]
+async fn what_is_said_to_be_stored_is_in_the_database_and_not_in_the_log_alone() {
+    let [dir, crashed, alone] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let store = owned(dir.path()).await;
+    let batch = batch(100);
+    store.commit(&batch).await.unwrap();
+    for file in ["hookpost.db", "hookpost.db-wal"] {
+        std::fs::copy(dir.path().join(file), crashed.path().join(file)).unwrap();
+    }
+    // Not by way of `migrate`, whose connection empties the log when it closes.
+    let store = SqliteStore::open(crashed.path()).unwrap();
+    assert_eq!(store.stored(&ids(&batch)).await.unwrap(), ids(&batch));
+    std::fs::copy(crashed.path().join("hookpost.db"), alone.path().join("hookpost.db")).unwrap();
+    assert_eq!(owned(alone.path()).await.stored(&ids(&batch)).await.unwrap(), ids(&batch));
+}
+
+/// Commits that follow would be lost with a page of the log before them that is not on the disk.
+#[tokio::test]
+async fn a_start_leaves_nothing_in_the_log_of_what_a_crash_left_there() {
+    let [dir, crashed] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let store = owned(dir.path()).await;
+    store.commit(&batch(100)).await.unwrap();
+    for file in ["hookpost.db", "hookpost.db-wal"] {
+        std::fs::copy(dir.path().join(file), crashed.path().join(file)).unwrap();
+    }
+    assert!(std::fs::metadata(crashed.path().join("hookpost.db-wal")).unwrap().len() > 0);
+    owned(crashed.path()).await;
+    assert!(!crashed.path().join("hookpost.db-wal").exists());
+}
+
+/// It holds on to pages of the database that the log would overwrite.
+#[tokio::test]
+async fn a_reader_of_somebody_elses_keeps_the_store_away_until_it_ends_and_no_longer() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = owned(dir.path()).await;
+    store.commit(&batch(100)).await.unwrap();
+    let reader = rusqlite::Connection::open(store.dir.database()).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM deliveries").unwrap();
+    store.write(|connection| Ok(connection.pragma_update(None, "user_version", 7)?)).await.unwrap();
+    let alone = SqliteStore::open(dir.path()).unwrap();
+    let error = alone.stored(&[]).await.unwrap_err();
+    assert!(error.is_retryable() && error.to_string().contains("another process reads"), "{error}");
+    reader.execute_batch("COMMIT").unwrap();
+    assert_eq!(alone.stored(&[]).await.unwrap(), []);
+}
+
 /// There would be nothing to send.
 #[tokio::test]
 async fn a_delivery_of_an_event_that_is_not_stored_is_refused() {

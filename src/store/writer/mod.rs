@@ -285,7 +285,7 @@ impl Writer {
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let queue = Queue { last_id: DeliveryId(newest.unwrap_or_default()), ..Queue::default() };
         let shared = Arc::new(Shared { queue: Mutex::new(queue), wake: Notify::new(), lost: watch::Sender::new(None) });
-        let ids = IdSource::above(newest);
+        let ids = IdSource::above(newest).drawing_from(clock.seed());
         let task = task::Task { shared: shared.clone(), failures: 0, store, clock, ids, metrics };
         (Self(shared), tokio::spawn(task.run()))
     }

@@ -229,6 +229,22 @@ impl Pending {
         }
     }
 
+    /// Breaks the promise that nobody is answered before the commit.
+    #[cfg(feature = "negative-controls")]
+    pub fn answer_early(&mut self) {
+        let mut deliveries = self.batch.deliveries.iter().map(|delivery| (delivery.subscription_id, delivery.id));
+        for producer in &mut self.producers {
+            let accepted: Vec<_> = deliveries.by_ref().take(producer.deliveries - producer.refused).collect();
+            let refused = deliveries.by_ref().take(producer.refused).collect();
+            let stored = match (producer.event, accepted.first()) {
+                (Some(id), _) => Stored::Event { id, deliveries: accepted, refused },
+                (None, Some((_, delivery))) => Stored::Delivery(*delivery),
+                (None, None) => continue,
+            };
+            producer.reply.take().map(|reply| reply.send(Ok(stored)));
+        }
+    }
+
     /// Answers every producer that still waits with this error.
     pub fn refuse(&mut self, error: &WriteError) {
         for reply in self.producers.iter_mut().filter_map(|producer| producer.reply.take()) {

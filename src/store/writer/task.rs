@@ -169,6 +169,10 @@ impl Task {
                 return Ok(());
             }
         }
+        #[cfg(feature = "negative-controls")]
+        if crate::negative_controls::acks_before_commit() {
+            pending.answer_early();
+        }
         let batch = &pending.batch;
         let started = Instant::now();
         let result = self.store.commit(batch).await;
@@ -216,7 +220,7 @@ impl Task {
                 },
                 // The server may not have noticed yet that our own last connection is gone.
                 Ok(false) if denied_since.get_or_insert_with(Instant::now).elapsed() < OWNERSHIP_PATIENCE => {}
-                Ok(false) => {
+                Ok(false) | Err(StoreError::NotOwner) => {
                     pending.refuse(&WriteError::Unavailable { ambiguous: true });
                     return Err(StoreError::NotOwner);
                 }

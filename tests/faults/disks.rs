@@ -1,0 +1,122 @@
+//! Rows 5 and 8: a PostgreSQL that stands still, and a disk that is full.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::PATIENCE;
+use crate::figures::{Figures, long, scenario};
+use crate::image::Disk;
+use crate::ledger::node::Node;
+use crate::ledger::postgres::{Cluster, poll};
+use crate::load::{Answered, Load, settle};
+use crate::peer::{Does, Peer};
+use crate::site::Site;
+use crate::tools::memory;
+
+const PRODUCERS: usize = 8;
+const QUIET: Duration = Duration::from_secs(15);
+/// How long the service may take to answer without its store: its own deadline, and a margin for a busy machine.
+const REFUSED_WITHIN: Duration = Duration::from_secs(9);
+/// How soon it must accept again once there is room, and a margin.
+const HEALED_WITHIN: Duration = Duration::from_secs(15);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_is_stopped() {
+    let Some(figures) = scenario("postgres_is_stopped") else { return };
+    let _turn = figures.alone().await;
+    let stopped_for = Duration::from_secs(if long() { 60 } else { 8 });
+    let mut cluster = Cluster::new();
+    cluster.start().await;
+    let (site, peer) = (Site::on(&cluster), Peer::always(Does::Answer(200, "")).await);
+    let node = site.start().await;
+    let id = site.subscribe(&peer.url(), json!({})).await;
+    let load = Load::start(&site.base(), id, 4 * PRODUCERS, 200);
+    // Every pool and buffer has grown to what the load needs.
+    load.accepts(3000, PATIENCE).await;
+    let before = memory(node.pid());
+
+    cluster.freeze().await;
+    let stopped = Instant::now();
+    let (mut peak, mut look) = (0, poll());
+    while stopped.elapsed() < stopped_for {
+        peak = peak.max(memory(node.pid()));
+        look.tick().await;
+    }
+    let meanwhile = load.since(stopped);
+    cluster.thaw().await;
+    let thawed = Instant::now();
+    load.accepts(1, PATIENCE).await;
+    let again = thawed.elapsed();
+    let ledger = load.stop().await;
+    let lost = settle(&ledger, &peer, QUIET).await;
+
+    let growth = 100.0 * (peak as f64 / before as f64 - 1.0);
+    let refused = meanwhile.iter().filter(|answered| answered.status == Some(503)).count();
+    let acked = meanwhile.iter().filter(|answered| answered.is_ok()).count();
+    figures.record(format!(
+        "{refused} × 503 in {} s, slowest answer {:.1} s, memory {growth:+.1} %, accepting {:.1} s after, {} lost",
+        stopped_for.as_secs(),
+        ledger.slowest().as_secs_f64(),
+        again.as_secs_f64(),
+        lost.len()
+    ));
+    assert_eq!((acked, lost.len()), (0, 0));
+    assert!(refused > 0 && ledger.slowest() < REFUSED_WITHIN, "{refused} refused, {:?}", ledger.slowest());
+    assert!(growth <= 10.0, "memory {before} → {peak}");
+}
+
+/// Fills the disk under load until events are refused, and frees it again.
+async fn fill_and_free(figures: &Figures, disk: &Disk, site: &Site, node: Node) {
+    let peer = Peer::always(Does::Answer(200, "")).await;
+    let id = site.subscribe(&peer.url(), json!({})).await;
+    // Large, so that what is left is used up soon.
+    let load = Load::start(&site.base(), id, PRODUCERS, 16 * 1024);
+    load.accepts(50, PATIENCE).await;
+    disk.fill();
+    let full = Instant::now();
+    let refused = |seen: &[Answered]| seen.iter().filter(|answered| answered.status == Some(503)).count();
+    let seen = load.when("refused", full, PATIENCE, |seen| refused(seen) >= 20).await;
+    disk.free();
+    let freed = Instant::now();
+    load.accepts(1, PATIENCE).await;
+    let healed = freed.elapsed();
+    load.accepts(50, PATIENCE).await;
+    let ledger = load.stop().await;
+    let lost = settle(&ledger, &peer, QUIET).await;
+    figures.record(format!(
+        "{} × 503, accepting {:.1} s after there is room, {} lost of {}",
+        refused(&seen),
+        healed.as_secs_f64(),
+        lost.len(),
+        ledger.ok().len()
+    ));
+    assert_eq!(lost.len(), 0);
+    assert!(healed < HEALED_WITHIN, "{healed:?}");
+    assert_eq!(ledger.phantoms(&peer.arrived()).len(), 0);
+    node.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disk_full_on_sqlite() {
+    let Some(figures) = scenario("disk_full_on_sqlite") else { return };
+    let _turn = figures.beside_others().await;
+    let disk = Disk::new(if long() { 1024 } else { 96 });
+    let site = Site::new().in_dir(&disk.path());
+    let node = site.start().await;
+    fill_and_free(&figures, &disk, &site, node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disk_full_on_postgres() {
+    let Some(figures) = scenario("disk_full_on_postgres") else { return };
+    let _turn = figures.beside_others().await;
+    let disk = Disk::new(if long() { 2048 } else { 384 });
+    let mut cluster = Cluster::at(&disk.path());
+    cluster.start().await;
+    let site = Site::on(&cluster);
+    let node = site.start().await;
+    fill_and_free(&figures, &disk, &site, node).await;
+    cluster.kill().await;
+}

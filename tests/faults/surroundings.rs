@@ -1,0 +1,295 @@
+//! Rows 18 to 21 and 24: name servers, clocks, networks, file descriptors and actors that fail around the service.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::Instant;
+
+use crate::PATIENCE;
+use crate::clock::WallClock;
+use crate::figures::{long, scenario};
+use crate::ledger::postgres::poll;
+use crate::load::{Load, settle};
+use crate::netns::Network;
+use crate::peer::{Does, Peer};
+use crate::site::Site;
+use crate::times::{ms, p99};
+use crate::tools::run;
+
+/// Events that a latency is measured with.
+fn measured() -> usize {
+    if long() { 2000 } else { 250 }
+}
+
+/// What the table allows a fault to add to the others' p99, and what a busy machine adds by itself.
+const ADDED: Duration = Duration::from_millis(5);
+const NOISE: Duration = Duration::from_millis(100);
+
+/// A name server that knows `well.example`, and of all other names says nothing, or that it failed.
+async fn name_server(hangs: bool) -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+    let addr = socket.local_addr().expect("an address");
+    tokio::spawn(async move {
+        let mut question = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut question).await {
+            let question = &question[..length];
+            if let Some(answer) = answer(question, hangs) {
+                let _ = socket.send_to(&answer, from).await;
+            }
+        }
+    });
+    addr
+}
+
+/// The question again, and 127.0.0.1 for an hour (RFC 1035, 4).
+fn answer(question: &[u8], hangs: bool) -> Option<Vec<u8>> {
+    let name = question[12..].iter().position(|byte| *byte == 0)?;
+    let (end, wants_v4) = (12 + name + 5, question[12 + name + 1..][..2] == [0, 1]);
+    let knows = question[12..].starts_with(b"\x04well");
+    if !knows && hangs {
+        return None;
+    }
+    let (code, count) = if knows { (0, u8::from(wants_v4)) } else { (2, 0) };
+    let mut answer = [&question[..2], &[0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0], &question[12..end]].concat();
+    if count > 0 {
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 14, 16, 0, 4, 127, 0, 0, 1]);
+    }
+    Some(answer)
+}
+
+/// The p99 of a receiver whose name is known, without and with many whose names are not.
+async fn dns(name: &str, hangs: bool) {
+    const BAD: usize = 50;
+    let Some(figures) = scenario(name) else { return };
+    let _turn = figures.alone().await;
+    let server = name_server(hangs).await;
+    let site = Site::new().with("HOOKPOST_DNS_SERVERS", &server.to_string());
+    let _node = site.start().await;
+    let peer = Peer::always(Does::Answer(200, "")).await;
+    let healthy = json!({ "event_type": ["order.created"] });
+    let id = site.subscribe(&format!("http://well.example:{}/", peer.addr.port()), healthy).await;
+    for n in 0..BAD {
+        site.subscribe(&format!("http://bad-{n}.example/"), json!({ "event_type": ["bad"] })).await;
+    }
+    let before = p99(&site, id, &peer, measured()).await;
+    for _ in 0..4 {
+        site.post("/events", json!({ "event_type": "bad", "payload": {} })).await;
+    }
+    let during = p99(&site, id, &peer, measured()).await;
+    figures.record(format!("p99 {} → {} with {BAD} such names", ms(before), ms(during)));
+    assert!(during <= before + ADDED + NOISE, "{before:?} → {during:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dns_hangs() {
+    dns("dns_hangs", true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dns_fails() {
+    dns("dns_fails", false).await;
+}
+
+const HOUR_S: i64 = 3600;
+/// Between the first attempt and the second, in the scenarios of the clock.
+const WAIT: Duration = Duration::from_secs(4);
+const LATE: Duration = Duration::from_secs(2);
+
+/// Deliveries that wait for their second attempt while the clock is stepped: none is early, none is late.
+async fn clock(name: &str, step_s: i64) {
+    const WAITING: usize = 30;
+    let Some(figures) = scenario(name) else { return };
+    let _turn = figures.beside_others().await;
+    let clock = WallClock::new();
+    let waits = vec![format!("{}s", WAIT.as_secs()); 3].join(",");
+    let site =
+        clock.environment().iter().fold(Site::new().schedule(&waits), |site, (name, value)| site.with(name, value));
+    let _node = site.start().await;
+    let peer = Peer::start(|nth| Does::Answer(if nth < WAITING { 500 } else { 200 }, "")).await;
+    let mut subscriptions = Vec::new();
+    for _ in 0..WAITING {
+        subscriptions.push(site.subscribe(&peer.url(), json!({})).await);
+    }
+    // All at once: the first one's wait must not be over when the last one's begins.
+    let ingested = subscriptions.iter().enumerate().map(|(n, id)| site.ingest(*id, n));
+    let deliveries = futures_util::future::join_all(ingested).await;
+    let first = peer.after(WAITING).await;
+    // Their outcomes are in the store.
+    for delivery in &deliveries {
+        site.status_when(delivery, |status| status["attempts"].as_array().is_some_and(|tried| !tried.is_empty())).await;
+    }
+    clock.step(step_s);
+    // Whoever comes now is not held up either.
+    let well = Peer::always(Does::Answer(200, "")).await;
+    let id = site.subscribe(&well.url(), json!({ "event_type": ["order.created"] })).await;
+    let asked = Instant::now();
+    site.ingest(id, 0).await;
+    let new = well.after(1).await[0].at - asked;
+
+    let arrived = peer.after(2 * WAITING).await;
+    let waited = |second: &crate::peer::Arrived| {
+        let first = first.iter().find(|first| first.id() == second.id()).expect("its first attempt");
+        second.at - first.at
+    };
+    let waits: Vec<_> = arrived[WAITING..].iter().map(waited).collect();
+    let (least, most) = (*waits.iter().min().expect("some"), *waits.iter().max().expect("some"));
+    figures
+        .record(format!("{WAITING} retries after {least:.2?} to {most:.2?} of {WAIT:?}, a new event after {new:.0?}"));
+    assert!(least >= WAIT, "a storm: a retry after {least:?} of {WAIT:?}");
+    assert!(most <= WAIT + WAIT / 10 + LATE, "a stall: a retry after {most:?} of {WAIT:?}");
+    assert!(new <= LATE, "a new event waited for {new:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clock_goes_an_hour_ahead() {
+    clock("clock_goes_an_hour_ahead", HOUR_S).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clock_goes_an_hour_back() {
+    clock("clock_goes_an_hour_back", -HOUR_S).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partition_heals_with_a_backlog() {
+    const PER_SECOND: usize = 400;
+    let Some(figures) = scenario("partition_heals_with_a_backlog") else { return };
+    let _turn = figures.beside_others().await;
+    let backlog = if long() { 100_000 } else { 2000 };
+    let network = Network::new();
+    let site = Site::new()
+        .with("HOOKPOST_ALLOW_TARGETS", &network.outside().to_string())
+        .schedule("200ms,200ms,500ms,1s,2s,5s,5s,5s,5s");
+    let site = site.through(&network.prefix(), network.inside().into());
+    let node = site.start().await;
+    let peer = Peer::at((network.outside(), 0).into(), |_| Does::Answer(200, "")).await;
+    let fields = json!({ "rate_limit": { "per_second": PER_SECOND, "burst": 1 }, "breaker": { "wait_ms": 200 } });
+    let id = site.subscribe(&peer.url(), fields).await;
+    let load = Load::start(&site.base(), id, 8, 200);
+    peer.after(100).await;
+    network.cut();
+    let cut = Instant::now();
+    load.when("accepted", cut, 20 * PATIENCE, |seen| seen.iter().filter(|a| a.is_ok()).count() >= backlog).await;
+    let ledger = load.stop().await;
+    let before = peer.count();
+    network.heal();
+    let healed = Instant::now();
+    let lost = settle(&ledger, &peer, PATIENCE).await;
+    let took = healed.elapsed();
+    let after: Vec<_> = peer.arrived()[before..].iter().map(|arrived| arrived.at).collect();
+    let first = after.first().map(|at| *at - healed).unwrap_or_default();
+    let within =
+        |from: &Instant| after.iter().filter(|at| **at >= *from && **at < *from + Duration::from_secs(1)).count();
+    let peak = after.iter().step_by(20).map(within).max().unwrap_or_default();
+    figures.record(format!(
+        "backlog {}, first after {first:.1?}, peak {peak}/s at a limit of {PER_SECOND}/s, received in {took:.1?}, {} lost",
+        after.len(),
+        lost.len()
+    ));
+    assert!(after.len() >= backlog, "there was no backlog to speak of: {}", after.len());
+    assert_eq!(lost.len(), 0, "{lost:?}");
+    assert!(peak <= 2 * PER_SECOND, "{peak} in a second");
+    node.kill().await;
+}
+
+/// How many file descriptors the process has open.
+fn open_files(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn file_descriptors_run_out() {
+    const LIMIT: usize = 128;
+    let Some(figures) = scenario("file_descriptors_run_out") else { return };
+    let _turn = figures.beside_others().await;
+    let (site, peer) = (Site::new(), Peer::always(Does::Answer(200, "")).await);
+    let mut node = site.start().await;
+    let id = site.subscribe(&peer.url(), json!({ "breaker": { "wait_ms": 200 } })).await;
+    let pid = node.pid();
+    run("prlimit", &["--pid", &pid.to_string(), &format!("--nofile={LIMIT}:{LIMIT}")]);
+    let load = Load::start(&site.base(), id, 8, 200);
+    load.accepts(100, PATIENCE).await;
+
+    // More than it can have; what it does not take waits in the kernel's queue.
+    let mut held = Vec::new();
+    let begun = Instant::now();
+    let mut look = poll();
+    while open_files(pid) < LIMIT {
+        assert!(begun.elapsed() < PATIENCE, "{} of {LIMIT} open", open_files(pid));
+        for _ in 0..16 {
+            held.extend(
+                tokio::time::timeout(LATE, TcpStream::connect(site.program.addr())).await.into_iter().flatten(),
+            );
+        }
+        look.tick().await;
+    }
+    // A while without any: the receiver closes what it has, and nothing new can be opened.
+    let out = Instant::now();
+    load.when("answered", out, PATIENCE, |seen| seen.len() >= if long() { 20_000 } else { 1000 }).await;
+    let meanwhile = load.since(out);
+    let acked = meanwhile.iter().filter(|answered| answered.is_ok()).count();
+    drop(held);
+    let freed = Instant::now();
+    // A connection of its own, made anew.
+    let served = loop {
+        let connected = crate::site::client(LATE).get(format!("{}/readyz", site.base())).send().await;
+        if connected.is_ok_and(|answer| answer.status() == 200) {
+            break freed.elapsed();
+        }
+        assert!(freed.elapsed() < PATIENCE, "it does not serve again");
+    };
+    load.accepts(50, PATIENCE).await;
+    let ledger = load.stop().await;
+    let lost = settle(&ledger, &peer, PATIENCE / 2).await;
+    figures.record(format!(
+        "{acked} of {} accepted with all {LIMIT} taken, serving {} after, {} lost of {}",
+        meanwhile.len(),
+        ms(served),
+        lost.len(),
+        ledger.ok().len()
+    ));
+    assert_eq!(lost.len(), 0, "{lost:?}");
+    assert_eq!(ledger.phantoms(&peer.arrived()).len(), 0);
+    node.run_for(Duration::from_millis(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn actor_panics() {
+    const PANICS: usize = 5;
+    let Some(figures) = scenario("actor_panics") else { return };
+    let _turn = figures.alone().await;
+    let site = Site::new().with("NEGATIVE_CONTROL", "panic-on-event").binary(&crate::tools::controls());
+    let node = site.start().await;
+    let (well, bad) = (Peer::always(Does::Answer(200, "")).await, Peer::always(Does::Answer(200, "")).await);
+    let healthy = site.subscribe(&well.url(), json!({ "event_type": ["order.created"] })).await;
+    let id = site.subscribe(&bad.url(), json!({ "event_type": ["panic", "order.created"] })).await;
+    let before = p99(&site, healthy, &well, measured()).await;
+    let panics = async {
+        let mut restarted = Vec::new();
+        for n in 1..=PANICS {
+            let asked = Instant::now();
+            site.post("/events", json!({ "event_type": "panic", "payload": { "n": n } })).await;
+            // The actor that comes after it finds the event in the store.
+            bad.after(2 * n - 1).await;
+            restarted.push(asked.elapsed());
+            site.ingest(id, n).await;
+            bad.after(2 * n).await;
+        }
+        restarted
+    };
+    let (during, restarted) = tokio::join!(p99(&site, healthy, &well, measured()), panics);
+    let panicked = node.log().lines().iter().filter(|line| line.contains("told to panic")).count();
+    let slowest = restarted.iter().max().expect("some");
+    figures.record(format!(
+        "{panicked} panics, the event received {slowest:.1?} after at most, others' p99 {} → {}",
+        ms(before),
+        ms(during)
+    ));
+    assert!(panicked >= PANICS, "{panicked} panics");
+    assert!(during <= before + ADDED + NOISE, "{before:?} → {during:?}");
+    let received =
+        bad.arrived().iter().map(|arrived| arrived.id().to_owned()).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(received.len(), 2 * PANICS, "every event, those that it panicked on too");
+}
