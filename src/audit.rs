@@ -25,6 +25,12 @@ pub enum Action {
     SecretRotated,
     /// Its secret was shown.
     SecretShown,
+    /// One of its deliveries was sent again.
+    Resent,
+    /// Its deliveries of a range of time are sent again.
+    Replayed,
+    /// That was stopped.
+    ReplayCancelled,
     /// An API key was made.
     KeyCreated,
     /// An API key was revoked.
@@ -35,7 +41,7 @@ pub enum Action {
 
 impl Action {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Created,
         Self::Changed,
         Self::Disabled,
@@ -43,6 +49,9 @@ impl Action {
         Self::Deleted,
         Self::SecretRotated,
         Self::SecretShown,
+        Self::Resent,
+        Self::Replayed,
+        Self::ReplayCancelled,
         Self::KeyCreated,
         Self::KeyRevoked,
         Self::MasterKeyRotated,
@@ -58,6 +67,9 @@ impl Action {
             Self::Deleted => "deleted",
             Self::SecretRotated => "secret_rotated",
             Self::SecretShown => "secret_shown",
+            Self::Resent => "resent",
+            Self::Replayed => "replayed",
+            Self::ReplayCancelled => "replay_cancelled",
             Self::KeyCreated => "key_created",
             Self::KeyRevoked => "key_revoked",
             Self::MasterKeyRotated => "master_key_rotated",

@@ -135,7 +135,8 @@ fn signatures_are_compared_in_constant_time() {
 #[test]
 fn handlers_find_what_exists_for_a_caller_in_one_place() {
     // Whoever goes round it shows one tenant what is another's.
-    const LOOK_UPS: [&str; 3] = ["store.subscription(", "store.delivery(", "store.event("];
+    const LOOK_UPS: [&str; 5] =
+        ["store.subscription(", "store.delivery(", "store.deliveries(", "store.event(", "store.replay("];
     none_of("Look it up through http/visible.rs, on behalf of the caller.", lines(&["src/http"]), |line| {
         !line.place.starts_with("src/http/visible.rs") && LOOK_UPS.iter().any(|call| line.code().contains(call))
     });

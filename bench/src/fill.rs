@@ -51,9 +51,12 @@ pub fn logged_subscriptions(rows: usize) -> usize {
     (rows / LOGS_A_SUBSCRIPTION).max(1)
 }
 
-/// `count` deliveries with a log row each, all delivered, spread over the hour that ends at `until` (milliseconds), for
-/// subscriptions beside those that the benchmark sends to.
-pub async fn delivered(database: &Client, count: usize, until: i64) -> anyhow::Result<()> {
+/// Of so many deliveries one has failed, and one is to be retried, where there is trouble.
+const TROUBLED: usize = 10_000;
+
+/// `count` deliveries with a log row each, spread over the hour that ends at `until` (milliseconds), for
+/// subscriptions beside those that the benchmark sends to. All delivered, but for [`TROUBLED`] if there is `trouble`.
+pub async fn delivered(database: &Client, count: usize, until: i64, trouble: bool) -> anyhow::Result<()> {
     let id = |kind: char| {
         format!(
             "(lpad(to_hex({until}::bigint - 3600000 + n * 3600000 / {count}), 12, '0') || '7' || lpad(to_hex(n & 4095), 3, \
@@ -62,19 +65,24 @@ pub async fn delivered(database: &Client, count: usize, until: i64) -> anyhow::R
     };
     let (delivery, log) = (id('8'), id('9'));
     let subscription = format!("{} + n % {}", SUBSCRIPTIONS + 1, logged_subscriptions(count));
+    let outcome =
+        if trouble { format!("CASE n % {TROUBLED} WHEN 0 THEN 2 WHEN 1 THEN 1 ELSE 0 END") } else { "0".to_owned() };
     let fill = format!(
         "INSERT INTO deliveries (id, subscription_id, event_type, payload)
          SELECT {delivery}, {subscription}, 'order.created', '{{}}' FROM generate_series(1::bigint, {count}) n;
          INSERT INTO delivery_logs (id, delivery_id, subscription_id, \"timestamp\", attempt_number, duration_ms, outcome,
                                     http_status, target_url)
-         SELECT {log}, {delivery}, {subscription}, {until}, 1, 5, 0, 200, 'http://127.0.0.1:9/'
+         SELECT {log}, {delivery}, {subscription}, {until}, 1, 5, {outcome}, 200, 'http://127.0.0.1:9/'
          FROM generate_series(1::bigint, {count}) n;
+         INSERT INTO retries (delivery_id, subscription_id, next_attempt_at, attempt_number)
+         SELECT {delivery}, {subscription}, {until} + 86400000, 2 FROM generate_series(1::bigint, {count}) n
+         WHERE {trouble} AND n % {TROUBLED} = 1;
          INSERT INTO watermark (id) VALUES ((lpad(to_hex({until}::bigint), 12, '0') || '70008000000000000000')::uuid)"
     );
     database.batch_execute(&fill).await.context("deliveries could not be filled in")?;
     // What a server that took its time over so many rows has behind it: otherwise autovacuum sets about it within a
     // minute, and the write-back of gigabytes is measured instead of the service.
-    database.batch_execute("VACUUM (ANALYZE, FREEZE) deliveries, delivery_logs").await?;
+    database.batch_execute("VACUUM (ANALYZE, FREEZE) deliveries, delivery_logs, retries").await?;
     database.batch_execute("CHECKPOINT").await.context("the filled database could not be settled")
 }
 

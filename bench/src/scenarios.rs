@@ -1,6 +1,7 @@
 //! The scenarios, each with its goal. Every figure is the median of several runs; ratios are of runs made in turn.
 
 mod isolation;
+mod search;
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -39,6 +40,7 @@ enum What {
     Active,
     Registered,
     Log,
+    Search,
     Retention,
     Isolation,
     HalfDead,
@@ -66,6 +68,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "active", about: "100 k subscriptions, 10 k of them active, against 100", kind: What::Active },
     Scenario { name: "registered", about: "1 M subscriptions: start to ready", kind: What::Registered },
     Scenario { name: "log", about: "10 M rows of log against an empty one, and reads from it", kind: What::Log },
+    Scenario { name: "search", about: "10 M rows of log: GET /deliveries by each kind of filter", kind: What::Search },
     Scenario { name: "retention", about: "10 M rows outlive their retention under load", kind: What::Retention },
     Scenario { name: "isolation", about: "1 of 1,000 receivers bad, in each of eight ways", kind: What::Isolation },
     Scenario { name: "half-dead", about: "half of 1,000 receivers bad, in all eight ways", kind: What::HalfDead },
@@ -125,6 +128,7 @@ impl Bench {
             What::Active => self.active(scenario.name).await?,
             What::Registered => self.registered(scenario.name).await?,
             What::Log => self.log(scenario.name).await?,
+            What::Search => self.search(scenario.name).await?,
             What::Retention => self.retention(scenario.name).await?,
             What::Isolation => self.isolation(scenario.name).await?,
             What::HalfDead => self.half_dead(scenario.name).await?,
@@ -405,7 +409,7 @@ impl Bench {
         let everyone = Spread { first: 1, count: SUBSCRIPTIONS };
         let full = self.registered_home(SUBSCRIPTIONS + fill::logged_subscriptions(rows)).await?;
         let database = full.database().await?;
-        fill::delivered(&database, rows, fill::wall_ms()).await?;
+        fill::delivered(&database, rows, fill::wall_ms(), false).await?;
         let mut ratios = Vec::new();
         for _ in 0..self.runs {
             let empty = self.registered_home(SUBSCRIPTIONS).await?;
@@ -448,7 +452,7 @@ impl Bench {
             // The end of a partition, long enough ago for a retention that is allowed.
             let end = (fill::wall_ms() - 2 * 3_600_000) / fill::PARTITION_MS * fill::PARTITION_MS;
             let database = fill::prepare(&home, end - 1).await?;
-            fill::delivered(&database, 10_000_000 / self.shrink, end - 1).await?;
+            fill::delivered(&database, 10_000_000 / self.shrink, end - 1, false).await?;
             let mut environment = home.environment();
             environment.push(("HOOKPOST_RETENTION", format!("{}ms", fill::wall_ms() - end + 30_000)));
             let service = Process::service(&environment).await?;

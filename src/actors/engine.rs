@@ -19,12 +19,16 @@ use super::fan_out;
 use super::ingest::Ingest;
 use super::janitor::Janitor;
 use super::node::{Node, Parts, longest_wait};
+use super::replays;
 use super::subscription;
 use super::supervisor::{self, Supervisor};
+use crate::audit::Act;
 use crate::cache::{Cache, Change};
-use crate::delivery::{DeliveryId, EventId, Outcome, Snapshot, Subscription, SubscriptionId, Waits, subscribed};
+use crate::delivery::{
+    Delivery, DeliveryId, EventId, Outcome, Snapshot, Subscription, SubscriptionId, TraceContext, Waits, subscribed,
+};
 use crate::outbound::signing::SigningKeys;
-use crate::store::writer::{Claim, Key, Stored, Submission, What, WriteError, Writer};
+use crate::store::writer::{Claim, Key, Resend, Stored, Submission, What, WriteError, Writer};
 use crate::store::{EventDelivery, Recovery, Store, StoreError};
 use crate::vault::Unopened;
 
@@ -99,6 +103,7 @@ pub struct Running {
     janitor: JoinHandle<()>,
     announcer: JoinHandle<()>,
     census: JoinHandle<()>,
+    replays: JoinHandle<()>,
     supervisor: JoinHandle<()>,
 }
 
@@ -127,6 +132,7 @@ impl Engine {
             janitor: watched("janitor", &ended, tokio::spawn(Janitor::new(node.clone()).run())),
             announcer: watched("announcer", &ended, tokio::spawn(announce::run(node.clone(), supervisor.clone()))),
             census: watched("census", &ended, tokio::spawn(census::run(node.clone()))),
+            replays: watched("replays", &ended, tokio::spawn(replays::run(node.clone(), supervisor.clone()))),
             supervisor: watched("supervisor", &ended, supervisor_task),
         };
         let _ = self.running.set(Handles { node, supervisor, ended });
@@ -142,7 +148,7 @@ impl Engine {
         let handles = self.handles()?;
         let entry = match handles.node.entry(id) {
             Some(entry) => entry,
-            None => handles.start_actor(id).await?,
+            None => start_actor(&handles.supervisor, id).await?,
         };
         let config = entry.config();
         Ok(Active { entry, subscription: config.subscription.clone(), keys: config.keys.clone() })
@@ -163,12 +169,52 @@ impl Engine {
         key: Option<RequestKey>,
         arrival: Arrival,
     ) -> Result<Accepted<DeliveryId>, AcceptError> {
-        let id = active.subscription.id;
+        let subscription_id = active.subscription.id;
+        let key = key.map(|key| key.in_scope(ingest_scope(subscription_id)));
+        let named = event_type.clone();
+        let what = |payload, trace| What::Delivery { subscription_id, event_type, ordering_key, payload, trace };
+        self.take(active, (named, payload), key, arrival, what).await
+    }
+
+    /// Makes a delivery durable that sends an earlier one again, with the deed, and hands it to its actor.
+    pub async fn resend(
+        &self,
+        active: &Active,
+        original: Delivery,
+        act: Act,
+        key: Option<RequestKey>,
+    ) -> Result<Accepted<DeliveryId>, AcceptError> {
+        let subscription_id = active.subscription.id;
+        let key = key.map(|key| key.in_scope(format!("resend/{}", original.id)));
+        let deed = Some((act, Some(active.subscription.tenant.clone())));
+        let Delivery { id, event_type, ordering_key, payload, resend_of, trace, .. } = original;
+        let (named, arrival) = (event_type.clone(), Arrival { trace, ..Arrival::now() });
+        let what = |payload, trace| {
+            let resends = vec![Resend { of: resend_of.unwrap_or(id), event_type, ordering_key, payload, trace }];
+            What::Resends { subscription_id, resends, deed, progress: None }
+        };
+        self.take(active, (named, payload), key, arrival, what).await
+    }
+
+    /// A replay may have been asked for: it begins at once.
+    pub fn replay_asked(&self) {
+        if let Some(Handles { node, .. }) = self.running.get() {
+            node.replay_asked.notify_one();
+        }
+    }
+
+    async fn take(
+        &self,
+        active: &Active,
+        (event_type, payload): (Option<Arc<str>>, Bytes),
+        key: Option<Key>,
+        arrival: Arrival,
+        what: impl FnOnce(Bytes, Option<Arc<TraceContext>>) -> What,
+    ) -> Result<Accepted<DeliveryId>, AcceptError> {
         let node = &self.handles()?.node;
         if node.is_draining() {
             return Err(AcceptError::unavailable("this process is stopping"));
         }
-        let key = key.map(|key| key.in_scope(ingest_scope(id)));
         let payload = active.entry.account.admit(payload).ok_or(AcceptError::BUSY)?;
         let claim = match self.claim(active).await {
             Ok(claim) => claim,
@@ -179,11 +225,9 @@ impl Engine {
             },
         };
         let ingest = Ingest::begin(&node.parts, arrival);
-        let (named, trace) = (event_type.clone(), ingest.context());
-        let what = What::Delivery { subscription_id: id, event_type, ordering_key, payload, trace };
-        match write(node, claim, what, key).await? {
+        match write(node, claim, what(payload, ingest.context()), key).await? {
             Stored::Delivery(delivery) => {
-                ingest.delivery(delivery, id, named.as_deref());
+                ingest.delivery(delivery, active.subscription.id, event_type.as_deref());
                 Ok(Accepted { outcome: delivery, replayed: false })
             }
             Stored::Before(outcome) => {
@@ -367,21 +411,24 @@ impl Engine {
         running.janitor.abort();
         running.announcer.abort();
         running.census.abort();
+        running.replays.abort();
         supervisor.stop(None);
         let _ = timeout(FLUSH_TIMEOUT, running.supervisor).await;
     }
 }
 
-impl Handles {
-    async fn start_actor(&self, id: SubscriptionId) -> Result<Arc<Entry>, AcceptError> {
-        let (reply, answer) = oneshot::channel();
-        let stopped = || AcceptError::unavailable("this process is stopping");
-        self.supervisor.cast(supervisor::Message::Activate(id, reply)).map_err(|_| stopped())?;
-        match timeout(ACTIVATION_TIMEOUT, answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(stopped()),
-            Err(_) => Err(AcceptError::unavailable("the store did not answer in time")),
-        }
+/// Has the subscription's actor started.
+pub(super) async fn start_actor(
+    supervisor: &ActorRef<supervisor::Message>,
+    id: SubscriptionId,
+) -> Result<Arc<Entry>, AcceptError> {
+    let (reply, answer) = oneshot::channel();
+    let stopped = || AcceptError::unavailable("this process is stopping");
+    supervisor.cast(supervisor::Message::Activate(id, reply)).map_err(|_| stopped())?;
+    match timeout(ACTIVATION_TIMEOUT, answer).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => Err(stopped()),
+        Err(_) => Err(AcceptError::unavailable("the store did not answer in time")),
     }
 }
 

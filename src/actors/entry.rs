@@ -122,6 +122,9 @@ pub(super) struct Full {
 pub(super) const PASSIVATE_AFTER: Duration = Duration::from_secs(60);
 /// A backlog that was full has room again when one in so many has ended.
 const ROOM_DIVISOR: u64 = 10;
+/// Most unfinished deliveries to which a replay adds more, and never above half of the subscription's limit: new events
+/// wait behind few, are not refused because of it, and it can be stopped before much of it is on its way.
+const MAX_REPLAYED_AHEAD: u64 = 1_000;
 /// Most deliveries that are kept beside a page that is being read.
 const MAX_TAIL: usize = MAX_READY;
 
@@ -259,6 +262,15 @@ impl Entry {
         }
         let now = self.node.parts.clock.steady();
         Some(Full { backlog, limit, retry_after_s: intake.backlog.retry_after_s(limit, now, intake.next_wakeup) })
+    }
+
+    /// How many deliveries a replay may add now: none while nobody knows how long the backlog is.
+    pub fn room_for_replay(&self) -> usize {
+        let intake = self.lock();
+        let limit = self.config.load().subscription.settings.max_backlog();
+        let Some(backlog) = intake.backlog.count() else { return 0 };
+        let most = (limit / 2).clamp(1, MAX_REPLAYED_AHEAD);
+        usize::try_from(most.saturating_sub(backlog + intake.submitted as u64)).unwrap_or(usize::MAX)
     }
 
     /// Unfinished deliveries, if they have been counted, and how many end in a second.

@@ -72,6 +72,7 @@ impl Janitor {
             tokio::time::sleep(BREATH).await;
         }
         total.add(&in_chunks(|| store.prune(cutoff, PRUNE_LIMIT)).await?);
+        total.add(&in_chunks(|| store.prune_replays(cutoff, PRUNE_LIMIT)).await?);
         total.add(&in_chunks(|| store.prune_keys(now - KEYS_KEPT, PRUNE_LIMIT)).await?);
         total.add(&in_chunks(|| store.prune_api_keys(now - DEAD_API_KEYS_KEPT, PRUNE_LIMIT)).await?);
         total.add(&in_chunks(|| store.prune_audit(now - AUDIT_KEPT, PRUNE_LIMIT)).await?);

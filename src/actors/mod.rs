@@ -21,6 +21,7 @@ mod ingest;
 mod janitor;
 mod node;
 mod readiness;
+mod replays;
 mod shares;
 mod subscription;
 mod supervisor;

@@ -67,6 +67,8 @@ pub(super) struct Node {
     pub matches: Matches,
     /// A subscription may have been enabled or disabled.
     pub changed: Notify,
+    /// A replay may have been asked for.
+    pub replay_asked: Notify,
     /// The first delivery of each subscription that was committed while it had no actor. Held while an entry is made, so
     /// that a delivery is either here or handed to the entry.
     unclaimed: Mutex<BTreeMap<SubscriptionId, DeliveryId>>,
@@ -89,6 +91,7 @@ impl Node {
             watermark: Mutex::new(watermark),
             matches: Matches::default(),
             changed: Notify::new(),
+            replay_asked: Notify::new(),
             unclaimed: Mutex::default(),
             fresh: Mutex::default(),
             directory: RwLock::default(),

@@ -315,6 +315,7 @@ impl World {
             event_type: None,
             payload: if large { self.large.clone() } else { Bytes::from_static(b"{}") },
             event_id: None,
+            resend_of: None,
             ordering_key: keys[usize::try_from(self.chance.next(4)).expect("small")].map(Arc::from),
         };
         self.rows.insert(id(n), Row { delivery: delivery.clone(), tried: false, ended: false, retry: None });

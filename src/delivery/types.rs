@@ -53,6 +53,16 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// RFC 3339 in UTC, as [`Timestamp`] is shown; digits of the second may be left out, or more than three.
+impl FromStr for Timestamp {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let time = humantime::parse_rfc3339(text).map_err(drop)?;
+        let since = time.duration_since(std::time::UNIX_EPOCH).map_err(drop)?;
+        i64::try_from(since.as_millis()).map(Self).map_err(drop)
+    }
+}
+
 /// A subscription's id: a small integer, as in `/subscriptions/1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -72,6 +82,8 @@ pub struct DeliveryId(pub Uuid);
 impl DeliveryId {
     /// Before every delivery.
     pub const MIN: Self = Self(Uuid::nil());
+    /// After every delivery.
+    pub const MAX: Self = Self(Uuid::max());
 
     /// The lowest id that a delivery accepted at `at` can have.
     pub fn floor_at(at: Timestamp) -> Self {
@@ -86,6 +98,16 @@ impl DeliveryId {
     /// The id just before this one.
     pub fn predecessor(self) -> Self {
         Self(Uuid::from_u128(self.0.as_u128().saturating_sub(1)))
+    }
+
+    /// The id just after this one.
+    pub fn successor(self) -> Self {
+        Self(Uuid::from_u128(self.0.as_u128().saturating_add(1)))
+    }
+
+    /// The highest id that a delivery accepted at `at` can have.
+    pub fn ceiling_at(at: Timestamp) -> Self {
+        Self::floor_at(at + Duration::from_millis(1)).predecessor()
     }
 }
 
@@ -218,7 +240,7 @@ impl FromStr for DisabledReason {
 /// One event on its way to one subscription, with the bytes to send.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    /// Stable across retries: sent as `webhook-id`.
+    /// Stable across retries.
     pub id: DeliveryId,
     /// Whose it is.
     pub subscription_id: SubscriptionId,
@@ -233,6 +255,15 @@ pub struct Delivery {
     pub ordering_key: Option<Arc<str>>,
     /// The trace that it belongs to, if it does. Stored with the event, likewise.
     pub trace: Option<Arc<TraceContext>>,
+    /// The first delivery of the same, if this one was made to send it again.
+    pub resend_of: Option<DeliveryId>,
+}
+
+impl Delivery {
+    /// Sent as `webhook-id`. A resend has that of the first: a receiver that remembers it has processed it once.
+    pub fn webhook_id(&self) -> DeliveryId {
+        self.resend_of.unwrap_or(self.id)
+    }
 }
 
 /// How one attempt ended, in the words of the log.
@@ -379,6 +410,30 @@ pub enum DeliveryState {
     Failed,
     /// Its subscription was deleted before it was received.
     Cancelled,
+}
+
+impl DeliveryState {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Pending, Self::Retrying, Self::Delivered, Self::Failed, Self::Cancelled];
+
+    /// The word shown and asked for.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Retrying => "retrying",
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl FromStr for DeliveryState {
+    type Err = String;
+    fn from_str(word: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|state| state.as_str() == word);
+        found.ok_or_else(|| format!("unknown state of a delivery: {word:?}"))
+    }
 }
 
 /// A subscription was enabled or disabled.

@@ -139,6 +139,7 @@ mod tests {
 
     fn record() -> DeliveryRecord {
         DeliveryRecord {
+            resend_of: None,
             id: DeliveryId::floor_at(Timestamp(1_700_000_000_000)),
             subscription_id: SubscriptionId(1),
             tenant: Some("default".into()),

@@ -5,6 +5,7 @@ mod access;
 mod arrival;
 mod audit;
 mod body;
+mod deliveries;
 mod enabling;
 mod event;
 mod event_body;
@@ -26,6 +27,7 @@ mod pages;
 mod problem;
 mod problem_kind;
 mod query;
+mod replays;
 mod reply;
 mod routes;
 mod secret;
@@ -128,6 +130,10 @@ fn routes(
         .or(state::routes(&http))
         .unify()
         .or(explained::routes(&http))
+        .unify()
+        .or(deliveries::routes(&http))
+        .unify()
+        .or(replays::routes(&http))
         .unify()
         .or(keys::routes(&http))
         .unify()

@@ -20,15 +20,19 @@ pub(super) enum Kind {
     PublicKeyNotFound,
     DeliveryNotFound,
     EventNotFound,
+    ReplayNotFound,
     KeyNotFound,
     PageNotFound,
     MethodNotAllowed,
     BodyTimeout,
     SubscriptionDisabled,
+    SubscriptionDeleted,
+    ReplayRunning,
     ChangedMeanwhile,
     QuotaExceeded,
     TooManySecrets,
     KeyReused,
+    PayloadGone,
     PayloadTooLarge,
     TooManyDeliveries,
     NoMasterKey,
@@ -42,7 +46,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// All of them, for the documentation.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 39] = [
         Self::InvalidJson,
         Self::InvalidField,
         Self::InvalidParameter,
@@ -60,15 +64,19 @@ impl Kind {
         Self::PublicKeyNotFound,
         Self::DeliveryNotFound,
         Self::EventNotFound,
+        Self::ReplayNotFound,
         Self::KeyNotFound,
         Self::PageNotFound,
         Self::MethodNotAllowed,
         Self::BodyTimeout,
         Self::SubscriptionDisabled,
+        Self::SubscriptionDeleted,
+        Self::ReplayRunning,
         Self::ChangedMeanwhile,
         Self::QuotaExceeded,
         Self::TooManySecrets,
         Self::KeyReused,
+        Self::PayloadGone,
         Self::PayloadTooLarge,
         Self::TooManyDeliveries,
         Self::NoMasterKey,
@@ -100,15 +108,19 @@ impl Kind {
             Self::PublicKeyNotFound => ("public-key-not-found", 404, "The subscription has no public key"),
             Self::DeliveryNotFound => ("delivery-not-found", 404, "There is no such delivery"),
             Self::EventNotFound => ("event-not-found", 404, "There is no such event"),
+            Self::ReplayNotFound => ("replay-not-found", 404, "There is no such replay"),
             Self::KeyNotFound => ("key-not-found", 404, "There is no such API key"),
             Self::PageNotFound => ("page-not-found", 404, "There is nothing at this path"),
             Self::MethodNotAllowed => ("method-not-allowed", 405, "This path does not take this method"),
             Self::BodyTimeout => ("body-timeout", 408, "The body did not arrive in time"),
             Self::SubscriptionDisabled => ("subscription-disabled", 409, "The subscription is disabled"),
+            Self::SubscriptionDeleted => ("subscription-deleted", 409, "The subscription was deleted"),
+            Self::ReplayRunning => ("replay-running", 409, "A replay of the subscription runs already"),
             Self::ChangedMeanwhile => ("changed-meanwhile", 409, "Others changed the subscription at the same time"),
             Self::QuotaExceeded => ("quota-exceeded", 409, "There are as many as there may be"),
             Self::TooManySecrets => ("too-many-secrets", 409, "As many secrets count already as may"),
             Self::KeyReused => ("idempotency-key-reused", 409, "The key was used with another request"),
+            Self::PayloadGone => ("payload-gone", 410, "The payload is not kept any more"),
             Self::PayloadTooLarge => ("payload-too-large", 413, "The body is larger than is accepted"),
             Self::TooManyDeliveries => {
                 ("too-many-deliveries", 422, "More subscriptions want it than can take one event")
@@ -163,6 +175,9 @@ impl Kind {
                 "Use the event_id of the answer to POST /events. Events are forgotten after the retention. What came in \
                  through POST /ingest/{id} is a delivery: ask GET /status/{delivery_id}."
             }
+            Self::ReplayNotFound => {
+                "Look the id up with GET /subscriptions/{id}/replays. Replays are forgotten after the retention."
+            }
             Self::KeyNotFound => {
                 "Look the prefix up with GET /keys. Keys that have been dead for months are forgotten."
             }
@@ -172,6 +187,14 @@ impl Kind {
             Self::SubscriptionDisabled => {
                 "GET /subscriptions/{id}/changes says since when and why. POST /subscriptions/{id}/enable enables it again, \
                  and delivers or drops what waited."
+            }
+            Self::SubscriptionDeleted => {
+                "Create a subscription for the same target and send the event again: deliveries belong to the subscription that \
+                 they were made for."
+            }
+            Self::ReplayRunning => {
+                "Nothing was started. Wait for the replay that the answer names, or cancel it; there is one at a time, so that \
+                 nothing is sent again twice at once."
             }
             Self::ChangedMeanwhile => {
                 "Nothing was changed. Look at the subscription again, and repeat what is still wanted."
@@ -186,6 +209,9 @@ impl Kind {
             Self::KeyReused => {
                 "Give every request an Idempotency-Key of its own, and send a request again with the same key only if it \
                  is the same. Nothing was stored of this one."
+            }
+            Self::PayloadGone => {
+                "It cannot be sent again from here. Its producer can send the event again. HOOKPOST_RETENTION sets how long is kept."
             }
             Self::PayloadTooLarge => "Send a smaller body, for example one with a reference to the data.",
             Self::TooManyDeliveries => {

@@ -100,9 +100,13 @@ impl PageRules {
         next: Option<impl std::fmt::Display>,
     ) -> Response {
         let Some(last) = next else { return response };
+        with_header(response, header::LINK, &format!("<{}>; rel=\"next\"", self.next(path, limit, last)))
+    }
+
+    /// Where the next page is.
+    pub fn next(&self, path: &str, limit: usize, last: impl std::fmt::Display) -> String {
         let begins = if path.contains('?') { '&' } else { '?' };
-        let link = format!("<{path}{begins}limit={limit}&{}={last}>; rel=\"next\"", self.cursor);
-        with_header(response, header::LINK, &link)
+        format!("{path}{begins}limit={limit}&{}={last}", self.cursor)
     }
 }
 

@@ -21,8 +21,9 @@ use crate::delivery::{
     AttemptLog, Delivery, DeliveryId, DisabledReason, Event, EventId, Retry, StateChange, Subscription, Timestamp,
 };
 use crate::store::{
-    BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord, NewSubscription,
-    Pending, Recovery, Reseal, Result, RetriesWaiting, StoreError, SubscriptionChange, Update,
+    Asked, BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord,
+    NewReplay, NewSubscription, Pending, Progress, Recovery, Replay, ReplayId, ReplayState, Reseal, Result,
+    RetriesWaiting, Search, Step, StoreError, SubscriptionChange, Update,
 };
 
 /// A store out of reach, but for the one subscription that it may hold.
@@ -103,6 +104,16 @@ away! {
     bring_retries_forward(Timestamp) -> u64;
     delivery(DeliveryId) -> Option<DeliveryRecord>;
     logs(SubscriptionId, Option<Uuid>, usize) -> Vec<AttemptLog>;
+    search_step(&Search, usize) -> Step;
+    subscriptions_ever(&str, usize) -> Option<Vec<SubscriptionId>>;
+    deliveries(&[DeliveryId], usize) -> Vec<Delivery>;
+    create_replay(&NewReplay, u64, Timestamp) -> Asked;
+    replay(ReplayId) -> Option<Replay>;
+    replays(SubscriptionId, Option<i64>, usize) -> Vec<Replay>;
+    running_replays(ReplayId, usize) -> Vec<ReplayId>;
+    advance_replay(&Progress) -> ();
+    end_replay(ReplayId, ReplayState, Option<&str>, Option<&Act>, Timestamp) -> Option<Replay>;
+    prune_replays(Timestamp, usize) -> JanitorCounts;
     prepare(Timestamp) -> JanitorCounts;
     expire(Timestamp, Timestamp, usize) -> JanitorCounts;
     prune(Timestamp, usize) -> JanitorCounts;
@@ -173,7 +184,7 @@ fn example(route: &routes::Route) -> String {
         "{delivery_id}" | "{event_id}" => "00000000-0000-0000-0000-000000000000",
         "{file}" => "index.html",
         "{name}" => "busy",
-        "{id}" => "1",
+        "{id}" | "{replay_id}" => "1",
         "{prefix}" => "0123456789",
         other => other,
     });

@@ -53,6 +53,7 @@ struct Shown<'a> {
     subscription_id: SubscriptionId,
     event_type: Option<&'a str>,
     event_id: Option<EventId>,
+    resend_of: Option<DeliveryId>,
     state: DeliveryState,
     accepted_at: String,
     next_attempt_at: Option<String>,
@@ -67,6 +68,7 @@ impl<'a> Shown<'a> {
             subscription_id: record.subscription_id,
             event_type: record.event_type.as_deref(),
             event_id: record.event_id,
+            resend_of: record.resend_of,
             state: state(record),
             accepted_at: record.id.accepted_at().to_string(),
             next_attempt_at: next_attempt_at(record),
@@ -146,6 +148,7 @@ mod tests {
         let next_attempt_at = Timestamp(1_700_000_010_000);
         let retry = Retry { delivery_id: id, subscription_id, attempt_number: 2, next_attempt_at, ordering_key: None };
         DeliveryRecord {
+            resend_of: None,
             event_id: None,
             id,
             subscription_id,

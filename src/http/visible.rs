@@ -4,8 +4,8 @@
 use super::Http;
 use super::problem::{Kind, Problem, quoted};
 use crate::access::Caller;
-use crate::delivery::{DeliveryId, Event, EventId, Subscription, SubscriptionId};
-use crate::store::DeliveryRecord;
+use crate::delivery::{Delivery, DeliveryId, Event, EventId, Subscription, SubscriptionId};
+use crate::store::{DeliveryRecord, Replay, ReplayId};
 
 /// The subscription.
 pub(super) async fn subscription(http: &Http, caller: &Caller, id: SubscriptionId) -> Result<Subscription, Problem> {
@@ -35,6 +35,29 @@ pub(super) async fn delivery(http: &Http, caller: &Caller, segment: &str) -> Res
         None => caller.tenant.is_none(),
     };
     found.filter(seen).ok_or_else(|| unknown(format!("there is no delivery {id}, or its retention has passed")))
+}
+
+/// A delivery that the caller sees, with its payload, if that is still kept.
+pub(super) async fn with_payload(http: &Http, record: &DeliveryRecord) -> Result<Option<Delivery>, Problem> {
+    Ok(http.api.store.deliveries(&[record.id], usize::MAX).await?.pop())
+}
+
+/// The replay that a segment of a path names.
+pub(super) async fn replay(http: &Http, caller: &Caller, segment: &str) -> Result<Replay, Problem> {
+    let digits = segment.bytes().all(|byte| byte.is_ascii_digit());
+    let id = segment.parse().ok().filter(|_| digits).map(ReplayId).ok_or_else(|| {
+        Problem::new(
+            Kind::ReplayNotFound,
+            format!("{} is no replay: ids are numbers, as in /replays/1", quoted(segment)),
+        )
+    })?;
+    let found = http.api.store.replay(id).await?;
+    found.filter(|replay| caller.sees(&replay.tenant)).ok_or_else(|| no_replay(id))
+}
+
+/// The problem of a replay that does not exist (any more).
+pub(super) fn no_replay(id: ReplayId) -> Problem {
+    Problem::new(Kind::ReplayNotFound, format!("there is no replay {id}, or its retention has passed"))
 }
 
 /// The event that a segment of a path names.

@@ -64,6 +64,7 @@ async fn deliver_signed(addr: SocketAddr, keys: Option<&SigningKeys>, number: u3
     let delivery = Delivery {
         trace: None,
         ordering_key: None,
+        resend_of: None,
         event_id: None,
         id: DeliveryId::MIN,
         subscription_id: SubscriptionId(1),

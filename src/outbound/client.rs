@@ -214,7 +214,7 @@ fn headers(attempt: &AttemptRequest<'_>, keys: Option<&SigningKeys>, endpoint: &
             .extend(trace.state().and_then(|state| HeaderValue::from_str(state).ok()).map(|state| (TRACESTATE, state)));
     }
     let mut buffer = uuid::Uuid::encode_buffer();
-    let id: &str = attempt.delivery.id.0.as_hyphenated().encode_lower(&mut buffer);
+    let id: &str = attempt.delivery.webhook_id().0.as_hyphenated().encode_lower(&mut buffer);
     let timestamp = seconds(attempt.started_at).to_string();
     if let Some(keys) = keys {
         let (body, now) = (&attempt.delivery.payload, attempt.started_at);

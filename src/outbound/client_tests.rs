@@ -32,6 +32,7 @@ pub(super) fn delivery() -> Delivery {
     Delivery {
         trace: None,
         ordering_key: None,
+        resend_of: None,
         event_id: None,
         id: DeliveryId(Uuid::from_u128(0x0189_0a5d_ac96_774b_bcce_b302_099a_8057)),
         subscription_id: SubscriptionId(1),

@@ -1,7 +1,5 @@
 //! Ids in commit order: `UUIDv7` whose order is the order in which they were given.
 
-use std::time::Duration;
-
 use uuid::{Builder, Uuid};
 
 use crate::delivery::{DeliveryId, Timestamp};
@@ -26,7 +24,7 @@ pub struct IdSource {
 /// millisecond was full), but only by what is stored: so a higher id that is stored has to be taken into account as well,
 /// and then nothing was accepted before `now` that is above both.
 pub(super) fn last_by(now: Timestamp) -> DeliveryId {
-    DeliveryId::floor_at(now + Duration::from_millis(1)).predecessor()
+    DeliveryId::ceiling_at(now)
 }
 
 impl IdSource {

@@ -10,6 +10,8 @@
 mod examination;
 mod ids;
 mod postgres;
+mod replays;
+pub mod search;
 mod secrets;
 mod settings;
 mod sqlite;
@@ -29,6 +31,8 @@ use crate::delivery::{
 
 pub use examination::Examination;
 pub use postgres::{InvalidDatabaseUrl, MAX_SKEW, PostgresStore, SESSIONS};
+pub use replays::{Asked, Deed, NewReplay, Progress, Replay, ReplayId, ReplayState};
+pub use search::{FoundDelivery, Search, Step};
 pub use sqlite::{SqliteStore, examine as examine_sqlite};
 
 /// What can go wrong at the store.
@@ -157,6 +161,10 @@ pub struct Batch {
     pub retries: Vec<Retry>,
     /// Removed from `retries`: these deliveries have ended.
     pub settled: Vec<DeliveryId>,
+    /// Appended to the audit.
+    pub deeds: Vec<Deed>,
+    /// Written to `replays`.
+    pub progress: Vec<Progress>,
     /// Written to (`Some`) or removed from (`None`) `positions`.
     pub positions: Vec<(SubscriptionId, Option<DeliveryId>)>,
     /// The new watermark, if it moved.
@@ -172,6 +180,8 @@ impl Batch {
             && self.logs.is_empty()
             && self.retries.is_empty()
             && self.settled.is_empty()
+            && self.deeds.is_empty()
+            && self.progress.is_empty()
             && self.positions.is_empty()
             && self.watermark.is_none()
     }
@@ -253,6 +263,8 @@ pub struct DeliveryRecord {
     pub event_type: Option<Arc<str>>,
     /// The event that it came from by fan-out, if it did.
     pub event_id: Option<EventId>,
+    /// The first delivery, if this is a resend.
+    pub resend_of: Option<DeliveryId>,
     /// Its next attempt, if one is planned.
     pub retry: Option<Retry>,
     /// Whether its subscription still exists.
@@ -399,6 +411,39 @@ pub trait Store: Send + Sync + 'static {
     async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>>;
     /// Up to `limit` attempts of the subscription, newest first, older than the log row `before`.
     async fn logs(&self, id: SubscriptionId, before: Option<Uuid>, limit: usize) -> Result<Vec<AttemptLog>>;
+
+    /// One step of a search: looks at no more than `most` rows, but always at one if there is one.
+    async fn search_step(&self, search: &Search, most: usize) -> Result<Step>;
+    /// The tenant's subscriptions, deleted ones that are remembered included, in no particular order; `None` if there are
+    /// more than `most`.
+    async fn subscriptions_ever(&self, tenant: &str, most: usize) -> Result<Option<Vec<SubscriptionId>>>;
+    /// Those of these deliveries of which the payload is stored, with it, by id: at most `max_bytes` of payload, but always
+    /// one if there is one.
+    async fn deliveries(&self, ids: &[DeliveryId], max_bytes: usize) -> Result<Vec<Delivery>>;
+
+    /// Stores a replay, and the deed, in one transaction. `most` may run for a tenant, and one for a subscription. It ends
+    /// at the highest id that can have been given by now.
+    async fn create_replay(&self, new: &NewReplay, most: u64, now: Timestamp) -> Result<Asked>;
+    /// The replay.
+    async fn replay(&self, id: ReplayId) -> Result<Option<Replay>>;
+    /// Up to `limit` replays of the subscription with ids below `before`, newest first.
+    async fn replays(&self, id: SubscriptionId, before: Option<i64>, limit: usize) -> Result<Vec<Replay>>;
+    /// Up to `limit` replays that run, with ids above `after`, by id.
+    async fn running_replays(&self, after: ReplayId, limit: usize) -> Result<Vec<ReplayId>>;
+    /// Writes how far one has come that has found nothing to send again.
+    async fn advance_replay(&self, progress: &Progress) -> Result<()>;
+    /// Ends it, if it runs, and records the deed if it was somebody's; the replay as it is then. It is no error to end one
+    /// that has ended.
+    async fn end_replay(
+        &self,
+        id: ReplayId,
+        state: ReplayState,
+        detail: Option<&str>,
+        act: Option<&Act>,
+        now: Timestamp,
+    ) -> Result<Option<Replay>>;
+    /// Deletes up to `limit` replays that ended before `cutoff`.
+    async fn prune_replays(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts>;
 
     /// Makes room for what is accepted from now on (PostgreSQL: partitions).
     async fn prepare(&self, now: Timestamp) -> Result<JanitorCounts>;

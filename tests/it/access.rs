@@ -51,7 +51,7 @@ pub async fn operations(app: &App) -> Vec<(String, String)> {
 fn of_nothing(path: &str) -> String {
     let uuid = "01890a5d-ac96-774b-bcce-b302099a8057";
     let names = [("{id}", "404"), ("{delivery_id}", uuid), ("{event_id}", uuid), ("{prefix}", "0123456789")];
-    let names = names.into_iter().chain([("{file}", "index.html"), ("{name}", "busy")]);
+    let names = names.into_iter().chain([("{replay_id}", "404"), ("{file}", "index.html"), ("{name}", "busy")]);
     let path = names.fold(path.to_owned(), |path, (name, value)| path.replace(name, value));
     assert!(!path.contains('{'), "tell this test what to put into {path}");
     path

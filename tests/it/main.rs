@@ -19,6 +19,7 @@ mod order;
 mod process;
 mod proxy;
 mod receiver;
+mod repeating;
 mod restart;
 mod secrecy;
 mod seed;

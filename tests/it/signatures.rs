@@ -90,6 +90,7 @@ async fn attempt_at(receiver: &mut Receiver, keys: &SigningKeys, number: u32, st
         payload: "{\"n\":1}".into(),
         event_id: None,
         ordering_key: None,
+        resend_of: None,
     };
     let (target, options) = (Target::new(&receiver.url()), RequestOptions::default());
     let (target, keys, options) = (&target, Ok(Some(keys)), &options);

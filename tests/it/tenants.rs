@@ -23,6 +23,7 @@ struct Ids {
     subscription: String,
     delivery: String,
     event: String,
+    replay: String,
 }
 
 impl Ids {
@@ -34,17 +35,21 @@ impl Ids {
         let published = app.post("/events", event).await.expect(202);
         let made = published["deliveries"].as_array().expect("deliveries");
         let delivery = made.iter().find(|made| made["subscription_id"] == id).expect("its delivery");
+        let replay = app.post(&format!("/subscriptions/{id}/replay"), json!({ "from": "2020-01-01T00:00:00Z" })).await;
+        let replay = replay.expect(202)["replay_id"].to_string();
+        app.post(&format!("/replays/{replay}/cancel"), json!({})).await.expect(200);
         let text = |value: &Value| value.as_str().expect("an id").to_owned();
         Self {
             subscription: id.to_string(),
             delivery: text(&delivery["delivery_id"]),
             event: text(&published["event_id"]),
+            replay,
         }
     }
 
     fn missing() -> Self {
         let uuid = "01890a5d-ac96-774b-bcce-b302099a8057".to_owned();
-        Self { subscription: "99999".to_owned(), delivery: uuid.clone(), event: uuid }
+        Self { subscription: "99999".to_owned(), delivery: uuid.clone(), event: uuid, replay: "99999".to_owned() }
     }
 
     /// The path with these ids in place of the names, and which of them that is; `None` if it names none.
@@ -55,6 +60,7 @@ impl Ids {
             "id" => &self.subscription,
             "delivery_id" => &self.delivery,
             "event_id" => &self.event,
+            "replay_id" => &self.replay,
             // A key's prefix: keys are no tenant's, and only admins come to them. The others are open.
             "prefix" | "file" | "name" => return None,
             other => panic!("tell this test what {{{other}}} in {path} is"),
@@ -76,6 +82,7 @@ fn told(answer: &Answer, id: &str) -> (u16, Vec<(String, String)>, String) {
 fn body(method: &str, path: &str) -> &'static str {
     match (method, path) {
         ("POST", "/ingest/{id}") | ("PUT" | "PATCH", _) => "{}",
+        ("POST", "/subscriptions/{id}/replay") => r#"{"from":"2020-01-01T00:00:00Z"}"#,
         _ => "",
     }
 }

@@ -32,6 +32,7 @@ pub fn delivery(subscription_id: SubscriptionId, ms: i64) -> Delivery {
         trace: None,
         event_id: None,
         ordering_key: None,
+        resend_of: None,
         id: DeliveryId(id(ms)),
         subscription_id,
         event_type: Some(Arc::from("order.created")),

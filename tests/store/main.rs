@@ -107,6 +107,26 @@ conformance! {
         logs_come_newest_first_in_pages,
         logs_of_another_subscription_are_left_out,
     }
+    search {
+        deliveries_are_found_newest_or_oldest_first_in_pages,
+        each_state_is_found_and_nothing_else,
+        what_has_changed_its_state_is_found_in_the_last_one,
+        what_is_pending_below_the_watermark_is_found_behind_its_subscriptions_position,
+        what_is_found_has_everything_that_is_named,
+        a_tenants_deliveries_come_in_order_however_many_subscriptions_it_has,
+        a_delivery_that_is_found_says_what_it_is,
+        a_step_looks_at_no_more_than_it_may_and_says_how_far_it_came,
+        a_subscription_is_found_among_many_rows_of_others,
+        payloads_come_by_id_up_to_so_many_bytes_and_one_however_large,
+    }
+    replays {
+        a_replay_reads_back_and_ends_at_the_last_id_of_now,
+        one_of_a_subscription_runs_at_a_time_and_so_many_of_a_tenant,
+        progress_is_written_with_the_deliveries_and_once,
+        an_ended_replay_stays_as_it_ended_and_its_cancelling_is_on_record_once,
+        deleting_a_subscription_ends_its_replay_and_keeps_whose_it_was,
+        old_replays_are_pruned_and_those_that_run_are_not,
+    }
     subscriptions {
         what_was_created_reads_back,
         an_unknown_one_is_none,

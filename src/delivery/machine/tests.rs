@@ -17,6 +17,7 @@ pub(super) fn delivery(n: u128) -> Delivery {
     Delivery {
         trace: None,
         ordering_key: None,
+        resend_of: None,
         id: id(n),
         subscription_id: SUBSCRIPTION,
         event_type: None,

@@ -41,6 +41,7 @@ pub(super) struct Deliveries<'a> {
     ordering_key: Vec<Option<Cow<'a, str>>>,
     /// `None` if it is stored with the event.
     trace: Vec<Option<String>>,
+    resend_of: Vec<Option<Uuid>>,
     /// Whether any row has one of the last three.
     is_wide: bool,
 }
@@ -48,16 +49,18 @@ pub(super) struct Deliveries<'a> {
 impl<'a> Deliveries<'a> {
     pub const SQL: &'static str = "INSERT INTO deliveries (id, subscription_id, event_type, payload)
          SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bytea[])";
-    /// For a batch that has deliveries of events, with ordering keys or of traces: the others do not pay for the columns.
+    /// For a batch that has deliveries of events, resends, with ordering keys or of traces: the others do not pay for the columns.
     pub const SQL_WIDE: &'static str =
-        "INSERT INTO deliveries (id, subscription_id, event_type, payload, event_id, ordering_key, trace)
-         SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bytea[], $5::uuid[], $6::text[], $7::text[])";
+        "INSERT INTO deliveries (id, subscription_id, event_type, payload, event_id, ordering_key, trace, resend_of)
+         SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bytea[], $5::uuid[], $6::text[], $7::text[], $8::uuid[])";
 
     pub fn new(rows: &'a [Delivery]) -> Self {
         let own_key = |row: &'a Delivery| row.ordering_key.as_deref().filter(|_| row.event_id.is_none()).map(text);
         let own_trace = |row: &Delivery| row.trace.as_ref().filter(|_| row.event_id.is_none()).map(ToString::to_string);
-        let is_wide =
-            rows.iter().any(|row| row.event_id.is_some() || row.ordering_key.is_some() || row.trace.is_some());
+        let wants_all = |row: &Delivery| {
+            row.event_id.is_some() || row.ordering_key.is_some() || row.trace.is_some() || row.resend_of.is_some()
+        };
+        let is_wide = rows.iter().any(wants_all);
         let wide = if is_wide { rows } else { &[] };
         Self {
             id: rows.iter().map(|row| row.id.0).collect(),
@@ -67,6 +70,7 @@ impl<'a> Deliveries<'a> {
             event_id: wide.iter().map(|row| row.event_id.map(|id| id.0)).collect(),
             ordering_key: wide.iter().map(own_key).collect(),
             trace: wide.iter().map(own_trace).collect(),
+            resend_of: wide.iter().map(|row| row.resend_of.map(|first| first.0)).collect(),
             is_wide,
         }
     }
@@ -80,7 +84,7 @@ impl<'a> Deliveries<'a> {
         let mut params: Vec<&(dyn ToSql + Sync)> =
             vec![&self.id, &self.subscription_id, &self.event_type, &self.payload];
         if self.is_wide {
-            params.extend([&self.event_id as &(dyn ToSql + Sync), &self.ordering_key, &self.trace]);
+            params.extend([&self.event_id as &(dyn ToSql + Sync), &self.ordering_key, &self.trace, &self.resend_of]);
         }
         params
     }

@@ -12,6 +12,7 @@ use super::super::Batch;
 use super::columns::{Deliveries, Logs, Marks, Retries, again};
 use super::events::Events;
 use super::keys::Keys;
+use super::replays::{Deeds, Steps};
 
 /// Everything that a commit can consist of, prepared once a connection.
 pub(super) struct Statements {
@@ -24,6 +25,8 @@ pub(super) struct Statements {
     position: Statement,
     catch_up: Statement,
     watermark: Statement,
+    deeds: Statement,
+    progress: Statement,
 }
 
 /// The appends.
@@ -71,6 +74,8 @@ impl Statements {
             position: client.prepare(Marks::POSITION).await?,
             catch_up: client.prepare(Marks::CATCH_UP).await?,
             watermark: client.prepare(Marks::WATERMARK).await?,
+            deeds: client.prepare(Deeds::SQL).await?,
+            progress: client.prepare(Steps::SQL).await?,
         })
     }
 
@@ -95,11 +100,19 @@ impl Statements {
         let (deliveries, logs) = (Deliveries::new(&batch.deliveries), Logs::new(&batch.logs));
         let (keys, events) = (Keys::new(&batch.keys), Events::new(&batch.events));
         let (retries, marks) = (Retries::new(&batch.retries), Marks::new(batch));
+        let (deeds, progress) = (Deeds::new(&batch.deeds), Steps::new(&batch.progress));
         let step = |statement, params| -> Step<'_> { Box::pin(execute(client, statement, params)) };
         let mut steps = vec![step(&self.begin, vec![])];
         // The keys first: one that is held spares the server the rest.
         if !batch.keys.is_empty() {
             steps.push(step(&inserts.keys, keys.params().to_vec()));
+        }
+        // Before the deliveries whose presence tells that they are stored.
+        if !batch.deeds.is_empty() {
+            steps.push(step(&self.deeds, deeds.params().to_vec()));
+        }
+        if !batch.progress.is_empty() {
+            steps.push(step(&self.progress, progress.params().to_vec()));
         }
         if !batch.events.is_empty() {
             steps.push(step(&inserts.events, events.params().to_vec()));

@@ -19,7 +19,9 @@ mod owner;
 mod partitions;
 mod reads;
 mod recovery;
+mod replays;
 mod rows;
+mod search;
 mod state_changes;
 mod subscriptions;
 
@@ -40,8 +42,9 @@ use self::error::{is_missing_partition, pool_error, store_error, too_slow};
 use self::owner::{COMMIT_DEADLINE, Owner};
 use self::partitions::Cell;
 use super::{
-    BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord, NewSubscription,
-    Pending, Recovery, Reseal, Result, RetriesWaiting, Store, StoreError, SubscriptionChange, Update,
+    Asked, BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord,
+    NewReplay, NewSubscription, Pending, Progress, Recovery, Replay, ReplayId, ReplayState, Reseal, Result,
+    RetriesWaiting, Search, Step, Store, StoreError, SubscriptionChange, Update,
 };
 use crate::access::{Actor, ApiKey, NewApiKey, Prefix};
 use crate::audit::{Act, AuditFilter, AuditRecord, Thing};
@@ -348,6 +351,54 @@ impl Store for PostgresStore {
 
     async fn logs(&self, id: SubscriptionId, before: Option<Uuid>, limit: usize) -> Result<Vec<AttemptLog>> {
         self.read_logs(id, before, limit).await
+    }
+
+    async fn search_step(&self, search: &Search, most: usize) -> Result<Step> {
+        self.take_search_step(search, most).await
+    }
+
+    async fn subscriptions_ever(&self, tenant: &str, most: usize) -> Result<Option<Vec<SubscriptionId>>> {
+        self.read_subscriptions_ever(tenant, most).await
+    }
+
+    async fn deliveries(&self, ids: &[DeliveryId], max_bytes: usize) -> Result<Vec<Delivery>> {
+        self.read_deliveries(ids, max_bytes).await
+    }
+
+    async fn create_replay(&self, new: &NewReplay, most: u64, now: Timestamp) -> Result<Asked> {
+        self.insert_replay(new, most, now).await
+    }
+
+    async fn replay(&self, id: ReplayId) -> Result<Option<Replay>> {
+        self.read_replay(id).await
+    }
+
+    async fn replays(&self, id: SubscriptionId, before: Option<i64>, limit: usize) -> Result<Vec<Replay>> {
+        self.list_replays(id, before, limit).await
+    }
+
+    async fn running_replays(&self, after: ReplayId, limit: usize) -> Result<Vec<ReplayId>> {
+        self.list_running(after, limit).await
+    }
+
+    async fn advance_replay(&self, progress: &Progress) -> Result<()> {
+        self.write_progress(progress).await
+    }
+
+    async fn end_replay(
+        &self,
+        id: ReplayId,
+        state: ReplayState,
+        detail: Option<&str>,
+        act: Option<&Act>,
+        now: Timestamp,
+    ) -> Result<Option<Replay>> {
+        self.finish_replay(id, state, detail, act, now).await
+    }
+
+    async fn prune_replays(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts> {
+        let session = self.maintenance().await?;
+        within(MAINTENANCE_DEADLINE, "pruning replays", replays::prune(&session.client, cutoff, limit)).await
     }
 
     async fn prepare(&self, now: Timestamp) -> Result<JanitorCounts> {

@@ -52,7 +52,7 @@ impl PostgresStore {
         max_bytes: usize,
     ) -> Result<BacklogPage> {
         let sql = format!(
-            "SELECT id, event_type, payload, event_id, ordering_key, trace, found FROM (
+            "SELECT id, event_type, payload, event_id, ordering_key, trace, resend_of, found FROM (
                  SELECT *, row_number() OVER page AS place, sum(octet_length(payload)) OVER page AS bytes,
                      count(*) OVER () AS found
                  FROM (
@@ -159,7 +159,7 @@ impl PostgresStore {
     }
 
     pub(super) async fn read_delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>> {
-        const SQL: &str = "SELECT d.id, d.subscription_id, d.event_type, d.event_id, r.delivery_id, r.attempt_number,
+        const SQL: &str = "SELECT d.id, d.subscription_id, d.event_type, d.event_id, d.resend_of, r.delivery_id, r.attempt_number,
                  r.next_attempt_at, coalesce(d.ordering_key, (SELECT e.ordering_key FROM events e WHERE e.id = d.event_id))
                      AS ordering_key, (SELECT s.tenant FROM subscriptions s WHERE s.id = d.subscription_id) AS tenant,
                  (SELECT g.tenant FROM deleted_subscriptions g WHERE g.id = d.subscription_id) AS tenant_before
@@ -174,6 +174,7 @@ impl PostgresStore {
         let tenant = rows::shared(get(row, "tenant")?);
         Ok(Some(DeliveryRecord {
             event_id: get::<Option<Uuid>>(row, "event_id")?.map(EventId),
+            resend_of: get::<Option<Uuid>>(row, "resend_of")?.map(DeliveryId),
             id,
             subscription_id: SubscriptionId(get(row, "subscription_id")?),
             event_type: get::<Option<String>>(row, "event_type")?.map(Into::into),

@@ -19,7 +19,7 @@ pub(super) const SUBSCRIPTION: &str = "id, tenant, target_url, event_types, secr
 /// What [`delivery`] reads, of `deliveries d` and [`ITS_EVENT`]. A delivery of an event has the event's payload,
 /// ordering key and trace.
 pub(super) const DELIVERY: &str = "d.id, d.event_type, d.event_id, coalesce(d.payload, e.payload) AS payload,
-     coalesce(d.ordering_key, e.ordering_key) AS ordering_key, coalesce(d.trace, e.trace) AS trace";
+     coalesce(d.ordering_key, e.ordering_key) AS ordering_key, coalesce(d.trace, e.trace) AS trace, d.resend_of";
 /// The event of a delivery `d`, looked up for each: in the partition that its id names.
 pub(super) const ITS_EVENT: &str = "LEFT JOIN LATERAL (
          SELECT e.payload, e.ordering_key, e.trace FROM events e WHERE e.id = d.event_id LIMIT 1
@@ -87,6 +87,7 @@ pub(super) fn delivery(row: &Row, subscription_id: SubscriptionId) -> Result<Del
         event_id: get::<Option<Uuid>>(row, "event_id")?.map(EventId),
         ordering_key: shared(get(row, "ordering_key")?),
         trace: trace(row)?,
+        resend_of: get::<Option<Uuid>>(row, "resend_of")?.map(DeliveryId),
     })
 }
 

@@ -150,6 +150,8 @@ impl PostgresStore {
              r AS (DELETE FROM retries WHERE subscription_id = $1),
              p AS (DELETE FROM positions WHERE subscription_id = $1),
              c AS (DELETE FROM state_changes WHERE subscription_id = $1),
+             j AS (UPDATE replays SET state = 'cancelled', detail = 'the subscription was deleted', ended_at = $2
+                 WHERE subscription_id = $1 AND state = 'running'),
              t AS (UPDATE tenants SET subscriptions = greatest(0, subscriptions - 1) FROM gone WHERE tenants.tenant = gone.tenant),
              d AS (INSERT INTO deleted_subscriptions (id, tenant, deleted_at) SELECT id, tenant, $2 FROM gone),
              a AS (INSERT INTO audit (at, actor, action, object, tenant)

@@ -6,9 +6,10 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, Row, ToSql, Transaction, params};
 
 use super::reads::limit;
+use super::rows::blob;
 use crate::audit::{Act, AuditFilter, AuditRecord, Thing};
 use crate::delivery::Timestamp;
-use crate::store::{JanitorCounts, Result};
+use crate::store::{Deed, JanitorCounts, Result};
 
 /// By id, and so by time: what a clock set back has written stays with what surrounds it.
 pub(super) const PRUNE: &str =
@@ -27,6 +28,16 @@ pub(super) fn insert(
     )?;
     let (actor, action) = (act.by.to_string(), act.action.as_str());
     insert.execute(params![now.0, actor, action, object.to_string(), tenant, act.detail])?;
+    Ok(())
+}
+
+/// Records what was done in a commit, unless the commit is stored already.
+pub(super) fn insert_deeds(transaction: &Transaction<'_>, deeds: &[Deed]) -> rusqlite::Result<()> {
+    for Deed { act, object, tenant, at, with } in deeds {
+        if !transaction.prepare_cached("SELECT 1 FROM deliveries WHERE id = ?1")?.exists([blob(&with.0)])? {
+            insert(transaction, act, object, tenant.as_deref(), *at)?;
+        }
+    }
     Ok(())
 }
 

@@ -4,14 +4,14 @@
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::rows::blob;
-use super::{events, keys};
+use super::{audit, events, keys, replays};
 use crate::delivery::{AttemptLog, Delivery, DeliveryId, Retry, SubscriptionId};
 use crate::store::{Batch, Result, StoreError};
 
 // Whatever is stored already is left as it is: a batch may come twice. `OR FAIL`, because a row that is refused ends the whole
 // transaction: to be able to undo a statement with triggers alone, SQLite would copy every page before it changes it.
-const INSERT_DELIVERY: &str = "INSERT OR FAIL INTO deliveries (id, subscription_id, event_type, payload, ordering_key, trace) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO NOTHING";
+const INSERT_DELIVERY: &str = "INSERT OR FAIL INTO deliveries (id, subscription_id, event_type, payload, ordering_key, trace, resend_of) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO NOTHING";
 const INSERT_DELIVERY_OF_EVENT: &str = "INSERT OR FAIL INTO deliveries (id, subscription_id, event_type, event) \
      VALUES (?1, ?2, ?3, (SELECT seq FROM events WHERE id = ?4)) ON CONFLICT (id) DO NOTHING";
 const INSERT_LOG: &str = "INSERT OR FAIL INTO delivery_logs (id, subscription_id, delivery_id, target_url, timestamp, \
@@ -41,6 +41,9 @@ fn write(connection: &mut Connection, batch: &Batch) -> Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // First, because they can refuse the batch.
     keys::hold(&transaction, &batch.keys)?;
+    // Before the deliveries whose presence tells that they are stored.
+    audit::insert_deeds(&transaction, &batch.deeds)?;
+    replays::write_progress(&transaction, &batch.progress)?;
     // Before the deliveries that refer to them.
     events::insert(&transaction, &batch.events)?;
     insert_deliveries(&transaction, &batch.deliveries)?;
@@ -70,7 +73,8 @@ fn insert_deliveries(transaction: &Transaction<'_>, deliveries: &[Delivery]) -> 
                 event_type,
                 &delivery.payload[..],
                 delivery.ordering_key.as_deref(),
-                delivery.trace.as_ref().map(ToString::to_string)
+                delivery.trace.as_ref().map(ToString::to_string),
+                delivery.resend_of.as_ref().map(|first| blob(&first.0))
             ])?,
         };
     }

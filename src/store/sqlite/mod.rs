@@ -15,7 +15,9 @@ mod janitor;
 mod keys;
 mod master_keys;
 mod reads;
+mod replays;
 mod rows;
+mod search;
 mod state_changes;
 mod status;
 mod subscriptions;
@@ -31,8 +33,9 @@ use rusqlite::Connection;
 use uuid::Uuid;
 
 use super::{
-    BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord, NewSubscription,
-    Pending, Recovery, Reseal, Result, RetriesWaiting, Store, StoreError, SubscriptionChange, Update,
+    Asked, BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord,
+    NewReplay, NewSubscription, Pending, Progress, Recovery, Replay, ReplayId, ReplayState, Reseal, Result,
+    RetriesWaiting, Search, Step, Store, StoreError, SubscriptionChange, Update,
 };
 use crate::access::{Actor, ApiKey, NewApiKey, Prefix};
 use crate::audit::{Act, Action, AuditFilter, AuditRecord, Thing};
@@ -325,6 +328,59 @@ impl Store for SqliteStore {
         Err(StoreError::Unavailable(format!(
             "the log of subscription {id} is too sparse among those of others to be read"
         )))
+    }
+
+    async fn search_step(&self, search: &Search, most: usize) -> Result<Step> {
+        let search = search.clone();
+        self.read(move |connection| search::step(connection, search, most)).await
+    }
+
+    async fn subscriptions_ever(&self, tenant: &str, most: usize) -> Result<Option<Vec<SubscriptionId>>> {
+        let tenant = tenant.to_owned();
+        self.read(move |connection| search::subscriptions_ever(connection, &tenant, most)).await
+    }
+
+    async fn deliveries(&self, ids: &[DeliveryId], max_bytes: usize) -> Result<Vec<Delivery>> {
+        let ids = ids.to_vec();
+        self.read(move |connection| search::deliveries(connection, ids, max_bytes)).await
+    }
+
+    async fn create_replay(&self, new: &NewReplay, most: u64, now: Timestamp) -> Result<Asked> {
+        let new = new.clone();
+        self.write(move |connection| replays::create(connection, &new, most, now)).await
+    }
+
+    async fn replay(&self, id: ReplayId) -> Result<Option<Replay>> {
+        self.read(move |connection| replays::get(connection, id)).await
+    }
+
+    async fn replays(&self, id: SubscriptionId, before: Option<i64>, limit: usize) -> Result<Vec<Replay>> {
+        self.read(move |connection| replays::list(connection, id, before, limit)).await
+    }
+
+    async fn running_replays(&self, after: ReplayId, limit: usize) -> Result<Vec<ReplayId>> {
+        self.read(move |connection| replays::running(connection, after, limit)).await
+    }
+
+    async fn advance_replay(&self, progress: &Progress) -> Result<()> {
+        let progress = progress.clone();
+        self.write_as_owner(move |connection| replays::advance(connection, progress)).await
+    }
+
+    async fn end_replay(
+        &self,
+        id: ReplayId,
+        state: ReplayState,
+        detail: Option<&str>,
+        act: Option<&Act>,
+        now: Timestamp,
+    ) -> Result<Option<Replay>> {
+        let (detail, act) = (detail.map(str::to_owned), act.cloned());
+        self.write(move |connection| replays::end(connection, id, state, detail.as_deref(), act.as_ref(), now)).await
+    }
+
+    async fn prune_replays(&self, cutoff: Timestamp, limit: usize) -> Result<JanitorCounts> {
+        self.write_as_owner(move |connection| replays::prune(connection, cutoff, limit)).await
     }
 
     /// Nothing to do: the file grows by itself.

@@ -21,7 +21,7 @@ pub(super) const SUBSCRIPTION: &str = "id, target_url, event_types, secrets, dis
 /// The columns that [`delivery`] reads, of `deliveries d LEFT JOIN events e ON e.seq = d.event`. A delivery of an event has
 /// the event's payload, ordering key and trace.
 pub(super) const DELIVERY: &str = "d.id, d.subscription_id, d.event_type, coalesce(d.payload, e.payload), e.id, \
-     coalesce(d.ordering_key, e.ordering_key), coalesce(d.trace, e.trace)";
+     coalesce(d.ordering_key, e.ordering_key), coalesce(d.trace, e.trace), d.resend_of";
 /// The columns that [`log`] reads.
 pub(super) const LOG: &str = "id, delivery_id, subscription_id, target_url, timestamp, attempt_number, outcome, \
      http_status, error_details, duration_ms, response_body";
@@ -43,6 +43,11 @@ pub(super) fn delivery_id(row: &Row<'_>, column: usize) -> Read<DeliveryId> {
     uuid(row, column).map(DeliveryId)
 }
 
+/// A delivery's id that may be missing.
+pub(super) fn some_delivery_id(row: &Row<'_>, column: usize) -> Read<Option<DeliveryId>> {
+    Ok(row.get::<_, Option<[u8; 16]>>(column)?.map(Uuid::from_bytes).map(DeliveryId))
+}
+
 pub(super) fn event_id(row: &Row<'_>, column: usize) -> Read<Option<EventId>> {
     Ok(row.get::<_, Option<[u8; 16]>>(column)?.map(Uuid::from_bytes).map(EventId))
 }
@@ -60,6 +65,7 @@ pub(super) fn delivery(row: &Row<'_>) -> Read<Delivery> {
         event_id: event_id(row, 4)?,
         ordering_key: row.get(5)?,
         trace: trace(row, 6)?,
+        resend_of: some_delivery_id(row, 7)?,
     })
 }
 

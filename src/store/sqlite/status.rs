@@ -16,14 +16,16 @@ pub(super) fn delivery(connection: &mut Connection, id: DeliveryId) -> Result<Op
         .prepare_cached(
             "SELECT subscription_id, event_type, (SELECT e.id FROM events e WHERE e.seq = event), \
              (SELECT s.tenant FROM subscriptions s WHERE s.id = subscription_id), \
-             (SELECT g.tenant FROM deleted_subscriptions g WHERE g.id = subscription_id) FROM deliveries WHERE id = ?1",
+             (SELECT g.tenant FROM deleted_subscriptions g WHERE g.id = subscription_id), resend_of FROM deliveries WHERE id = ?1",
         )?
         .query_row([blob(&id.0)], |row| {
             let tenants: (Option<Arc<str>>, Option<Arc<str>>) = (row.get(3)?, row.get(4)?);
-            Ok((rows::subscription_id(row, 0)?, row.get(1)?, rows::event_id(row, 2)?, tenants))
+            Ok((rows::subscription_id(row, 0)?, row.get(1)?, rows::event_id(row, 2)?, tenants, rows::some_delivery_id(row, 5)?))
         })
         .optional()?;
-    let Some((subscription_id, event_type, event_id, (of_subscription, of_deleted))) = found else { return Ok(None) };
+    let Some((subscription_id, event_type, event_id, (of_subscription, of_deleted), resend_of)) = found else {
+        return Ok(None);
+    };
     let (subscription_exists, tenant) = (of_subscription.is_some(), of_subscription.or(of_deleted));
     let retry = snapshot
         .prepare_cached(&format!("{SELECT_RETRY} WHERE r.delivery_id = ?1"))?
@@ -33,12 +35,22 @@ pub(super) fn delivery(connection: &mut Connection, id: DeliveryId) -> Result<Op
         .prepare_cached(&format!("SELECT {LOG} FROM delivery_logs WHERE delivery_id = ?1 ORDER BY id"))?
         .query_map([blob(&id.0)], rows::log)?
         .collect::<rusqlite::Result<_>>()?;
-    Ok(Some(DeliveryRecord { id, subscription_id, tenant, event_type, event_id, retry, subscription_exists, attempts }))
+    Ok(Some(DeliveryRecord {
+        id,
+        subscription_id,
+        tenant,
+        event_type,
+        event_id,
+        resend_of,
+        retry,
+        subscription_exists,
+        attempts,
+    }))
 }
 
 /// The index of logs by subscription has so many rows of `seq` (2 to this power) after each other, sorted within: a commit
 /// adds to the last of these stretches only, and a reader goes from one to the one before.
-const STRETCH_BITS: u32 = 11;
+pub(super) const STRETCH_BITS: u32 = 11;
 // The janitor's rows can have ids a little out of order with the writer's, so the order is that of `seq`. `?1` may have
 // been pruned meanwhile: then the page goes on from the newest that is older.
 const BEFORE: &str = "SELECT coalesce((SELECT seq FROM delivery_logs WHERE id = ?1), \
@@ -54,7 +66,7 @@ pub(super) fn logs_sql() -> String {
 }
 
 /// Stretches that one read goes through: about 10 ms of a snapshot, which keeps the write-ahead log from being reused.
-const STRETCHES_OF_A_READ: i64 = 256;
+pub(super) const STRETCHES_OF_A_READ: i64 = 256;
 
 /// Where a read of the log begins, newest first.
 #[derive(Clone, Copy, Debug)]

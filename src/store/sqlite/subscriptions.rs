@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 
 use super::reads::limit;
 use super::rows::{self, SUBSCRIPTION, blob, patterns_text};
-use super::{audit, state_changes};
+use super::{audit, replays, state_changes};
 use crate::audit::{Act, Action, Thing};
 use crate::delivery::{EventTypePattern, NO_PATTERNS, Subscription, SubscriptionId, Timestamp};
 use crate::store::ids::last_by;
@@ -161,6 +161,7 @@ pub(super) fn delete(connection: &mut Connection, id: SubscriptionId, act: &Act,
     delete_patterns(&transaction, id)?;
     transaction.execute("DELETE FROM retries WHERE subscription_id = ?1", [id.0])?;
     transaction.execute("DELETE FROM positions WHERE subscription_id = ?1", [id.0])?;
+    replays::end_all_of(&transaction, id, now)?;
     transaction.execute("DELETE FROM state_changes WHERE subscription_id = ?1", [id.0])?;
     transaction.commit()?;
     Ok(true)

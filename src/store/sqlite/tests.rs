@@ -9,6 +9,7 @@ use uuid::Builder;
 use super::*;
 use crate::delivery::Outcome;
 use crate::store::SqliteStore;
+use crate::store::search::Source;
 
 const T0: Timestamp = Timestamp(1_750_000_000_000);
 
@@ -16,6 +17,7 @@ fn batch(payload_bytes: usize) -> Batch {
     let delivery = |n: u8| Delivery {
         trace: None,
         ordering_key: None,
+        resend_of: None,
         event_id: None,
         id: DeliveryId(Builder::from_unix_timestamp_millis(T0.0.unsigned_abs(), &[n; 10]).into_uuid()),
         subscription_id: SubscriptionId(1),
@@ -57,6 +59,14 @@ async fn no_query_reads_a_large_table_from_end_to_end() {
     let (backlog, unfinished, retries) = (reads::backlog_sql(), reads::unfinished_sql(), reads::retries_sql());
     let logs = status::logs_sql();
     let audit = super::audit::select_sql(&AuditFilter { object: Some(Thing::MasterKey), ..AuditFilter::default() });
+    let sources = [
+        Source::All,
+        Source::Of(SubscriptionId(1)),
+        Source::Failed,
+        Source::FailedOf(SubscriptionId(1)),
+        Source::Retries,
+    ];
+    let searches = sources.map(|source| search::source_sql(source, false));
     let queries = [
         &*backlog,
         &*unfinished,
@@ -85,6 +95,17 @@ async fn no_query_reads_a_large_table_from_end_to_end() {
         &*format!("SELECT id FROM subscriptions {}", subscriptions::LIST_OF_TENANT),
         &*logs,
         super::audit::PRUNE,
+        search::EVER,
+        super::replays::PROGRESS,
+        super::replays::RUNNING,
+        super::replays::PRUNE,
+        super::replays::END_ALL_OF,
+        &*super::replays::list_sql(),
+        &*searches[0],
+        &*searches[1],
+        &*searches[2],
+        &*searches[3],
+        &*searches[4],
         &*audit,
     ];
     for query in queries {
@@ -319,19 +340,31 @@ async fn a_page_of_a_log_is_complete_across_more_stretches_than_one_read_takes()
     assert!(first.rows == newest_first[..1] && first.next.is_some(), "one read goes through so many stretches only");
 }
 
+mod schema {
+    refinery::embed_migrations!("migrations/sqlite");
+}
+
+/// Rows of before the indexes by stretch.
 #[tokio::test]
-async fn a_log_that_was_written_before_its_index_changed_is_found() {
+async fn what_was_written_before_its_index_changed_is_found() {
     let dir = tempfile::tempdir().unwrap();
-    let one = log(1, SubscriptionId(1));
     let mut before = Connection::open(dir.path().join("hookpost.db")).unwrap();
-    let to_v5 = files::schema::migrations::runner().set_target(refinery::Target::Version(5));
-    to_v5.run(&mut before).unwrap();
-    let transaction = before.transaction().unwrap();
-    commit::insert_logs(&transaction, std::slice::from_ref(&one)).unwrap();
-    transaction.commit().unwrap();
+    schema::migrations::runner().set_target(refinery::Target::Version(5)).run(&mut before).unwrap();
+    let one = log(1, SubscriptionId(1));
+    let id = format!("x'{}'", one.id.simple());
+    let rows = format!(
+        "INSERT INTO deliveries (id, subscription_id, payload) VALUES ({id}, 1, x'31');
+         INSERT INTO delivery_logs (id, subscription_id, delivery_id, target_url, timestamp, attempt_number, outcome, http_status,
+             duration_ms) VALUES ({id}, 1, {id}, 'http://receiver.test/', {}, 1, 0, 200, 1)",
+        T0.0
+    );
+    before.execute_batch(&rows).unwrap();
     drop(before);
     let store = owned(dir.path()).await;
-    assert_eq!(store.logs(SubscriptionId(1), None, 10).await.unwrap(), [one]);
+    assert_eq!(store.logs(SubscriptionId(1), None, 10).await.unwrap(), std::slice::from_ref(&one));
+    let of_one = Search { subscription_id: Some(SubscriptionId(1)), ..Search::all() };
+    let step = store.search_step(&of_one, 10).await.unwrap();
+    assert_eq!(step.found.iter().map(|found| found.id).collect::<Vec<_>>(), [one.delivery_id]);
 }
 
 /// Callers' reads take all readers; who a caller is must be known all the same, or nobody could send an event.

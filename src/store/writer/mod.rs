@@ -18,7 +18,8 @@ use uuid::Uuid;
 
 use self::records::Records;
 use super::ids::IdSource;
-use super::{Store, StoreError};
+use super::{Progress, Store, StoreError};
+use crate::audit::Act;
 use crate::clock::Clock;
 use crate::delivery::{AttemptLog, Delivery, DeliveryId, EventId, Outcome, RetryChange, SubscriptionId, TraceContext};
 use crate::metrics::Metrics;
@@ -82,7 +83,7 @@ pub enum WriteError {
 /// What became durable.
 #[derive(Debug)]
 pub enum Stored {
-    /// A delivery of its own.
+    /// A delivery of its own, or the first of several resends.
     Delivery(DeliveryId),
     /// An event.
     Event {
@@ -131,6 +132,18 @@ pub enum What {
         /// The trace that it belongs to.
         trace: Option<Arc<TraceContext>>,
     },
+    /// Deliveries of one subscription, each made to send an earlier one again; in one commit with what is kept of that. At
+    /// least one.
+    Resends {
+        /// Whose they are.
+        subscription_id: SubscriptionId,
+        /// In the order in which they are accepted.
+        resends: Vec<Resend>,
+        /// What the audit says.
+        deed: Option<(Act, Option<Arc<str>>)>,
+        /// How far the replay has come that makes them; the delivery in it is given by the writer.
+        progress: Option<Progress>,
+    },
     /// An event with a delivery for each of these subscriptions, its payload once; in one commit.
     Event {
         /// Whose subscriptions they are.
@@ -150,6 +163,21 @@ pub enum What {
     },
 }
 
+/// A delivery to be sent again.
+#[derive(Debug)]
+pub struct Resend {
+    /// The first delivery of the same.
+    pub of: DeliveryId,
+    /// As the first's.
+    pub event_type: Option<Arc<str>>,
+    /// As the first's.
+    pub ordering_key: Option<Arc<str>>,
+    /// As the first's, and its own: the event's may be gone before it was received.
+    pub payload: Bytes,
+    /// As the first's.
+    pub trace: Option<Arc<TraceContext>>,
+}
+
 /// A subscription whose backlog is full: its delivery of an event ends without an attempt, and visibly.
 #[derive(Clone, Debug)]
 pub struct Refused {
@@ -166,6 +194,7 @@ impl What {
     fn rows(&self) -> usize {
         match self {
             Self::Delivery { .. } => 1,
+            Self::Resends { resends, .. } => resends.len(),
             Self::Event { subscriptions, refused, .. } => 1 + subscriptions.len() + refused.len(),
         }
     }
@@ -173,6 +202,7 @@ impl What {
     fn bytes(&self) -> usize {
         match self {
             Self::Delivery { payload, .. } | Self::Event { payload, .. } => payload.len(),
+            Self::Resends { resends, .. } => resends.iter().map(|resend| resend.payload.len()).sum(),
         }
     }
 }

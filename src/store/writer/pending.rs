@@ -7,13 +7,18 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::super::{Batch, IdempotencyKey};
-use super::{Announcement, Claim, Key, Permit, Record, RecordSink, Refused, Stored, Submission, What, WriteError};
-use crate::delivery::{AttemptLog, Delivery, DeliveryId, Event, EventId, Outcome, RetryChange, Timestamp};
+use super::super::{Batch, Deed, IdempotencyKey, Progress};
+use super::{
+    Announcement, Claim, Key, Permit, Record, RecordSink, Refused, Resend, Stored, Submission, What, WriteError,
+};
+use crate::audit::Thing;
+use crate::delivery::{
+    AttemptLog, Delivery, DeliveryId, Event, EventId, Outcome, RetryChange, SubscriptionId, Timestamp,
+};
 
 type Reply = oneshot::Sender<Result<Stored, WriteError>>;
 
-/// See the module's docs. `batch.deliveries`, `.events`, `.keys` and the first `refusals` of `.logs` are in the order of
+/// See the module's docs. `batch.deliveries`, `.events`, `.keys`, `.deeds`, `.progress` and the first `refusals` of `.logs` are in the order of
 /// `producers`; the other logs are those of `record_sinks`.
 pub(super) struct Pending {
     pub batch: Batch,
@@ -34,6 +39,8 @@ struct Producer {
     owed: bool,
     event: Option<EventId>,
     has_key: bool,
+    has_deed: bool,
+    has_progress: bool,
     deliveries: usize,
     /// How many of them, the last ones, have ended with a log row of their own.
     refused: usize,
@@ -44,6 +51,8 @@ struct Part {
     producer: Producer,
     event: Option<Event>,
     key: Option<IdempotencyKey>,
+    deed: Option<Deed>,
+    progress: Option<Progress>,
     deliveries: Vec<Delivery>,
     logs: Vec<AttemptLog>,
 }
@@ -92,6 +101,7 @@ impl Pending {
     ) -> Option<DeliveryId> {
         let before = self.batch.deliveries.len();
         let mut logs = Vec::new();
+        let (deeds, progress) = (self.batch.deeds.len(), self.batch.progress.len());
         let (event, outcome) = match what {
             What::Delivery { subscription_id, event_type, ordering_key, payload, trace } => {
                 let id = DeliveryId(next_id());
@@ -103,8 +113,21 @@ impl Pending {
                     event_id: None,
                     ordering_key,
                     trace,
+                    resend_of: None,
                 });
                 (None, id.0)
+            }
+            What::Resends { subscription_id, resends, deed, progress } => {
+                let first = self.add_resends(subscription_id, resends, &mut next_id);
+                self.batch.deeds.extend(deed.map(|(act, tenant)| Deed {
+                    act,
+                    object: Thing::Subscription(subscription_id),
+                    tenant,
+                    at: now,
+                    with: first,
+                }));
+                self.batch.progress.extend(progress.map(|progress| Progress { with: Some(first), ..progress }));
+                (None, first.0)
             }
             What::Event { tenant, event_type, ordering_key, payload, trace, subscriptions, refused } => {
                 let id = EventId(next_id());
@@ -118,6 +141,7 @@ impl Pending {
                     event_id: Some(id),
                     ordering_key: ordering_key.clone(),
                     trace: trace.clone(),
+                    resend_of: None,
                 }));
                 let ended = self.batch.deliveries[before + subscriptions.len()..].iter().zip(refused.iter());
                 logs.extend(ended.map(|(delivery, refused)| refusal(next_id(), now, delivery.id, refused)));
@@ -137,8 +161,32 @@ impl Pending {
         let refused = logs.len();
         self.put_back_logs(logs);
         let owed = reply.is_none();
-        self.producers.push(Producer { claim, reply, owed, event, has_key, deliveries, refused });
+        let (has_deed, has_progress) = (self.batch.deeds.len() > deeds, self.batch.progress.len() > progress);
+        let counts = Producer { claim, reply, owed, event, has_key, has_deed, has_progress, deliveries, refused };
+        self.producers.push(counts);
         self.batch.deliveries[before..].last().map(|delivery| delivery.id)
+    }
+
+    /// The id of the first.
+    fn add_resends(
+        &mut self,
+        subscription_id: SubscriptionId,
+        resends: Vec<Resend>,
+        mut next_id: impl FnMut() -> Uuid,
+    ) -> DeliveryId {
+        let before = self.batch.deliveries.len();
+        let deliveries = resends.into_iter().map(|Resend { of, event_type, ordering_key, payload, trace }| Delivery {
+            id: DeliveryId(next_id()),
+            subscription_id,
+            event_type,
+            payload,
+            event_id: None,
+            ordering_key,
+            trace,
+            resend_of: Some(of),
+        });
+        self.batch.deliveries.extend(deliveries);
+        self.batch.deliveries.get(before).map_or(DeliveryId::MIN, |first| first.id)
     }
 
     /// Takes a record in, with its announcement; the id of that one's last delivery, if there is one.
@@ -316,10 +364,14 @@ impl Pending {
         let mut deliveries = std::mem::take(&mut self.batch.deliveries).into_iter();
         let mut events = std::mem::take(&mut self.batch.events).into_iter();
         let mut keys = std::mem::take(&mut self.batch.keys).into_iter();
+        let mut deeds = std::mem::take(&mut self.batch.deeds).into_iter();
+        let mut progress = std::mem::take(&mut self.batch.progress).into_iter();
         let mut logs = self.batch.logs.drain(..std::mem::take(&mut self.refusals));
         let parts = std::mem::take(&mut self.producers).into_iter().map(|producer| Part {
             event: producer.event.and_then(|_| events.next()),
             key: producer.has_key.then(|| keys.next()).flatten(),
+            deed: producer.has_deed.then(|| deeds.next()).flatten(),
+            progress: producer.has_progress.then(|| progress.next()).flatten(),
             deliveries: deliveries.by_ref().take(producer.deliveries).collect(),
             logs: logs.by_ref().take(producer.refused).collect(),
             producer,
@@ -330,6 +382,8 @@ impl Pending {
     fn put_back(&mut self, part: Part) {
         self.batch.events.extend(part.event);
         self.batch.keys.extend(part.key);
+        self.batch.deeds.extend(part.deed);
+        self.batch.progress.extend(part.progress);
         self.batch.deliveries.extend(part.deliveries);
         self.put_back_logs(part.logs);
         self.producers.push(part.producer);

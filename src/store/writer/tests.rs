@@ -5,6 +5,7 @@ mod keys;
 mod linger;
 mod outage;
 mod refusals;
+mod resends;
 mod scripted;
 
 use scripted::{Outcome, Told, Under, read_all};

@@ -13,8 +13,9 @@ use hookpost::delivery::{
     AttemptLog, Delivery, DeliveryId, Event, EventId, Retry, StateChange, Subscription, SubscriptionId, Timestamp,
 };
 use hookpost::store::{
-    BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord, NewSubscription,
-    Pending, Recovery, Reseal, Result, RetriesWaiting, Store, StoreError, SubscriptionChange, Update,
+    Asked, BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord,
+    NewReplay, NewSubscription, Pending, Progress, Recovery, Replay, ReplayId, ReplayState, Reseal, Result,
+    RetriesWaiting, Search, Step, Store, StoreError, SubscriptionChange, Update,
 };
 use uuid::Uuid;
 
@@ -287,6 +288,44 @@ impl Store for SimStore {
     }
     async fn logs(&self, id: SubscriptionId, before: Option<Uuid>, limit: usize) -> Result<Vec<AttemptLog>> {
         self.read("logs", |tables| tables.logs(id, before, limit)).await
+    }
+    async fn search_step(&self, _: &Search, _: usize) -> Result<Step> {
+        outside()
+    }
+    async fn subscriptions_ever(&self, _: &str, _: usize) -> Result<Option<Vec<SubscriptionId>>> {
+        outside()
+    }
+    async fn deliveries(&self, _: &[DeliveryId], _: usize) -> Result<Vec<Delivery>> {
+        outside()
+    }
+    async fn create_replay(&self, _: &NewReplay, _: u64, _: Timestamp) -> Result<Asked> {
+        outside()
+    }
+    async fn replay(&self, _: ReplayId) -> Result<Option<Replay>> {
+        outside()
+    }
+    async fn replays(&self, _: SubscriptionId, _: Option<i64>, _: usize) -> Result<Vec<Replay>> {
+        outside()
+    }
+    /// Nobody asks for one; and no fault, so that those of a seed stay where they were.
+    async fn running_replays(&self, _: ReplayId, _: usize) -> Result<Vec<ReplayId>> {
+        Ok(Vec::new())
+    }
+    async fn advance_replay(&self, _: &Progress) -> Result<()> {
+        outside()
+    }
+    async fn end_replay(
+        &self,
+        _: ReplayId,
+        _: ReplayState,
+        _: Option<&str>,
+        _: Option<&Act>,
+        _: Timestamp,
+    ) -> Result<Option<Replay>> {
+        outside()
+    }
+    async fn prune_replays(&self, _: Timestamp, _: usize) -> Result<JanitorCounts> {
+        Ok(JanitorCounts::default())
     }
     async fn prepare(&self, _: Timestamp) -> Result<JanitorCounts> {
         self.read("prepare", |_| JanitorCounts::default()).await

@@ -351,6 +351,7 @@ impl Tables {
         let delivery = self.deliveries.get(&id)?;
         let of_subscription = self.subscriptions.get(&delivery.subscription_id).map(|s| s.tenant.clone());
         Some(DeliveryRecord {
+            resend_of: delivery.resend_of,
             id,
             subscription_id: delivery.subscription_id,
             subscription_exists: of_subscription.is_some(),

@@ -1,8 +1,9 @@
 //! What the first release has written, read by this one.
 
 use hookpost::access::Actor;
-use hookpost::delivery::{DEFAULT_TENANT, DeliveryId, Settings, SubscriptionId};
-use hookpost::store::NewSubscription;
+use hookpost::delivery::{DEFAULT_TENANT, DeliveryId, DeliveryState, Settings, SubscriptionId};
+use hookpost::store::search::find;
+use hookpost::store::{NewSubscription, Search};
 use refinery::Target;
 use tokio_postgres::NoTls;
 
@@ -26,8 +27,9 @@ const ROWS: &str = "
     INSERT INTO events (id, tenant, event_type, ordering_key, deliveries, payload)
         VALUES ($35, 'default', 'order.created', 'order 7', 1, $json);
     INSERT INTO deliveries (id, subscription_id, event_type, payload)
-        VALUES ($10, 1, 'a', $json), ($15, 2, 'a', $json), ($20, 1, 'a', $json), ($30, 1, 'a', $json), ($60, 2, 'a', $json);
+        VALUES ($10, 1, 'a', $json), ($15, 2, 'a', $json), ($20, 1, 'a', $json), ($30, 1, 'a', $json);
     INSERT INTO deliveries (id, subscription_id, event_type, $event) VALUES ($40, 1, 'order.created', $of35);
+    INSERT INTO deliveries (id, subscription_id, event_type, payload) VALUES ($60, 2, 'a', $json);
     INSERT INTO delivery_logs (id, delivery_id, subscription_id, timestamp, attempt_number, duration_ms, outcome, target_url)
         VALUES ($11, $10, 1, 1, 1, 1, 0, 'u'), ($16, $15, 2, 1, 1, 1, 0, 'u'), ($31, $30, 1, 1, 1, 1, 1, 'u');
     INSERT INTO retries (delivery_id, subscription_id, attempt_number, next_attempt_at) VALUES ($30, 1, 2, 9);
@@ -124,6 +126,17 @@ pub async fn what_the_first_version_has_written_is_read_and_goes_on(backend: &Ba
     assert_eq!((unfinished.len(), keyed.ordering_key.as_deref()), (2, Some("order 7")));
     assert!(unfinished.iter().all(|delivery| delivery.trace.is_none()), "they belong to no trace");
     assert_eq!(log_ids(&store, sub).await, [id(31), id(11)]);
+
+    let failed = Search { states: vec![DeliveryState::Failed], ..Search::all() };
+    assert!(find(&*store, &failed, 10).await.unwrap().deliveries.is_empty());
+    let found = find(&*store, &Search { subscription_id: Some(sub), ..Search::all() }, 10).await.unwrap();
+    assert_eq!(
+        found.deliveries.iter().map(|found| found.id).collect::<Vec<_>>(),
+        [40, 30, 20, 10].map(|ms| DeliveryId(id(ms)))
+    );
+    let pending = Search { states: vec![DeliveryState::Pending], ..Search::all() };
+    assert_eq!(find(&*store, &pending, 10).await.unwrap().deliveries.len(), 3);
+    assert!(store.deliveries(&[of_event], 0).await.unwrap()[0].resend_of.is_none());
 
     let new = delivery(sub, 1000);
     commit(&store, delivered([new.clone()])).await;

@@ -12,8 +12,9 @@ use crate::access::{Actor, ApiKey, NewApiKey, Prefix};
 use crate::audit::{Act, AuditFilter, AuditRecord, Thing};
 use crate::delivery::{AttemptLog, Event, Outcome as Attempt, Retry, StateChange, Subscription, Timestamp};
 use crate::store::{
-    BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord, NewSubscription,
-    Pending, Recovery, Reseal, Result, RetriesWaiting, SubscriptionChange, Update,
+    Asked, BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord,
+    NewReplay, NewSubscription, Pending, Progress, Recovery, Replay, ReplayId, ReplayState, Reseal, Result,
+    RetriesWaiting, Search, Step, SubscriptionChange, Update,
 };
 
 /// The newest id that the store holds at the start.
@@ -232,6 +233,16 @@ scripted! {
     bring_retries_forward(Timestamp) -> u64;
     delivery(DeliveryId) -> Option<DeliveryRecord>;
     logs(SubscriptionId, Option<Uuid>, usize) -> Vec<AttemptLog>;
+    search_step(&Search, usize) -> Step;
+    subscriptions_ever(&str, usize) -> Option<Vec<SubscriptionId>>;
+    deliveries(&[DeliveryId], usize) -> Vec<Delivery>;
+    create_replay(&NewReplay, u64, Timestamp) -> Asked;
+    replay(ReplayId) -> Option<Replay>;
+    replays(SubscriptionId, Option<i64>, usize) -> Vec<Replay>;
+    running_replays(ReplayId, usize) -> Vec<ReplayId>;
+    advance_replay(&Progress) -> ();
+    end_replay(ReplayId, ReplayState, Option<&str>, Option<&Act>, Timestamp) -> Option<Replay>;
+    prune_replays(Timestamp, usize) -> JanitorCounts;
     prepare(Timestamp) -> JanitorCounts;
     expire(Timestamp, Timestamp, usize) -> JanitorCounts;
     prune(Timestamp, usize) -> JanitorCounts;
@@ -378,7 +389,7 @@ impl Under {
         self.submit_what(what, None).expect("the queue takes it")
     }
 
-    fn submit_what(&self, what: What, key: Option<Key>) -> Result<Reply, WriteError> {
+    pub fn submit_what(&self, what: What, key: Option<Key>) -> Result<Reply, WriteError> {
         let (reply, answer) = oneshot::channel();
         let claim = Claim::on(self.sink.clone());
         self.writer.submit(Submission { claim, what, key, reply }).map(|()| answer)
