@@ -67,6 +67,7 @@ async fn fill(stage: &Stage) {
             event_id: None,
             ordering_key: None,
             trace: None,
+            resend_of: None,
         }
     };
     let all: Vec<_> = (1..=PENDING).map(delivery).collect();
