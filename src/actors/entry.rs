@@ -374,12 +374,14 @@ impl Entry {
         self.lock().tail = Some(Vec::new());
     }
 
-    /// After a page was read: when it was the last, everything committed since its reading began, and the newest id
-    /// there is. From then on deliveries come in memory again.
-    pub fn end_page(&self, complete: bool) -> Option<(Vec<Delivery>, DeliveryId)> {
+    /// After a page up to `last` was read: when it was the last one, everything committed since its reading began, and the
+    /// newest id there is. From then on deliveries come in memory again.
+    pub fn end_page(&self, complete: bool, last: Option<DeliveryId>) -> Option<(Vec<Delivery>, DeliveryId)> {
         let mut intake = self.lock();
         let tail = intake.tail.take().filter(|_| complete)?;
         intake.behind = false;
+        // What was committed before a crash is untried in memory from now on, and holds the watermark back like the rest.
+        intake.last_committed = intake.last_committed.max(last.unwrap_or(DeliveryId::MIN));
         Some((tail, intake.last_committed))
     }
 

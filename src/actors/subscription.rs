@@ -253,7 +253,8 @@ impl State {
         let Ok(BacklogPage { deliveries, complete }) = page else { return Input::PageUnavailable };
         let mut deliveries: Vec<_> = deliveries.into_iter().map(|delivery| self.counted(delivery)).collect();
         // A page that is not wanted any more leaves the subscription behind.
-        let caught_up = if self.machine.wants_page() { self.entry.end_page(complete) } else { None };
+        let last = deliveries.last().map(|delivery| delivery.id);
+        let caught_up = if self.machine.wants_page() { self.entry.end_page(complete, last) } else { None };
         let through = caught_up.map(|(tail, through)| {
             deliveries.extend(tail);
             through
