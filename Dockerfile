@@ -12,8 +12,8 @@ WORKDIR /src
 # has to go, for cargo compares times, and the sources may be older.
 COPY Cargo.toml Cargo.lock ./
 COPY bench/Cargo.toml bench/
-RUN mkdir -p src bench/src \
- && echo 'fn main() {}' | tee src/main.rs > bench/src/main.rs \
+RUN mkdir -p src/bin bench/src \
+ && echo 'fn main() {}' | tee src/main.rs src/bin/hookpost-negative-controls.rs > bench/src/main.rs \
  && touch src/lib.rs \
  && cargo build --profile "$CARGO_PROFILE" --locked --bin hookpost \
  && rm -rf src bench/src target/*/.fingerprint/hookpost-*

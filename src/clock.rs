@@ -66,3 +66,18 @@ fn wall() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn in_a_simulation_the_wall_clock_is_stepped_and_the_steady_one_is_not() {
+        static SIMULATION: Simulation = Simulation { stepped_ms: AtomicI64::new(0), seed: 7 };
+        let clock = Clock::simulated(Timestamp(1000), &SIMULATION);
+        tokio::time::advance(Duration::from_millis(5)).await;
+        SIMULATION.stepped_ms.store(-300, Ordering::Relaxed);
+        assert_eq!((clock.steady(), clock.wall()), (Timestamp(1005), Timestamp(705)));
+        assert_eq!((clock.seed(), Clock::start().seed()), (Some(7), None));
+    }
+}

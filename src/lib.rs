@@ -18,6 +18,8 @@ pub mod listen;
 pub mod metrics;
 #[cfg(feature = "negative-controls")]
 pub mod negative_controls;
+#[cfg(all(feature = "negative-controls", not(debug_assertions)))]
+compile_error!("negative-controls loses events on purpose: it is for the tests of debug builds alone");
 pub mod outbound;
 pub mod service;
 pub mod store;

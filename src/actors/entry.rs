@@ -75,6 +75,7 @@ struct Intake {
     seeking: bool,
     /// Whether the store may hold untried deliveries although nothing was committed since the entry was made.
     must_look: bool,
+    /// An actor that had started crashed: what it had tried is known here, and later than in its row.
     restarted: bool,
     last_used: Timestamp,
     backlog: Backlog,
@@ -269,7 +270,9 @@ impl Entry {
     pub fn detach(&self) {
         let mut intake = self.lock();
         intake.actor = None;
-        intake.restarted = true;
+        // One that crashed before it had read its row leaves it to the next: of a passive subscription with a backlog nothing
+        // else says where that begins.
+        intake.restarted |= intake.started;
         intake.must_look = true;
         intake.behind = true;
         intake.tail = None;

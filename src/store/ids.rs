@@ -110,6 +110,16 @@ mod tests {
     }
 
     #[test]
+    fn a_simulation_that_is_repeated_gives_the_same_ids() {
+        let ids = |seed| {
+            let mut ids = IdSource::above(None).drawing_from(Some(seed));
+            [(); 3].map(|()| ids.next(Timestamp(7)))
+        };
+        assert_eq!(ids(1), ids(1));
+        assert_ne!(ids(1), ids(2));
+    }
+
+    #[test]
     fn two_sources_at_the_same_time_give_different_ids() {
         assert_ne!(IdSource::above(None).next(Timestamp(7)), IdSource::above(None).next(Timestamp(7)));
     }

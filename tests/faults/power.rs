@@ -126,7 +126,7 @@ async fn nobody() -> std::net::SocketAddr {
 fn record(figures: &Figures, all: &[Aftermath]) -> usize {
     let (accepted, lost): (usize, usize) =
         all.iter().fold((0, 0), |(accepted, lost), cut| (accepted + cut.accepted, lost + cut.lost));
-    figures.record(format!("{lost} lost of {accepted} acknowledged, {} cuts", all.len()));
+    figures.record(format!("{lost} lost of {accepted} acknowledged, cuts: {}", all.len()));
     lost
 }
 

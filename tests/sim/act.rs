@@ -15,7 +15,8 @@ use hookpost::store::{Store, SubscriptionChange, Update};
 use sha2::{Digest, Sha256};
 
 use crate::cache::SimCache;
-use crate::history::{Offer, To};
+use crate::history::{Known, Offer, To};
+use crate::network;
 use crate::plan::{self, Action};
 use crate::sim::Sim;
 use crate::store::faults::short;
@@ -59,11 +60,13 @@ impl Acting {
                 drop(tokio::spawn(async move { this.change(id, change).await }));
             }
             Action::Delete(id) => drop(tokio::spawn(async move { this.delete(id).await })),
+            Action::Create => drop(tokio::spawn(async move { this.create().await })),
             Action::Word(id) => self.word(id),
             Action::StoreAway(by) => self.sim.take_store_away(by),
             Action::Fence => self.sim.disk.take_by_another(),
             // The world's own.
             Action::Step(_) | Action::Stop => {}
+            Action::PanicAtStart(id) => drop(self.sim.history().panics_at_start.insert(id)),
         }
     }
 
@@ -152,7 +155,7 @@ impl Acting {
             match self.store.update_subscription(id, change.clone(), self.clock.wall()).await {
                 Ok(Update::Done(changed)) => {
                     self.sim.say(format_args!("subscription {id} is changed: version {}", changed.version));
-                    if self.sim.faulty() && self.sim.chance.percent(20) {
+                    if self.sim.faulty() && self.sim.chance.percent(self.sim.profile.others_change_percent) {
                         return self.word_later(id, changed.version);
                     }
                     return self.engine.subscription_changed(changed).await;
@@ -183,14 +186,40 @@ impl Acting {
         } else {
             Settings { latency_target_ms: Some(self.sim.chance.between(1, 1000)), ..current }
         };
+        let moves = self.sim.chance.percent(30);
+        let rotates = self.sim.chance.percent(30);
         // Before it is so: what follows from it may be seen at once.
         if let Some(known) = self.sim.history().known.get_mut(&id) {
             known.waits = known.waits.max(settings.retry_schedule_s.as_ref().map_or(0, Vec::len));
             known.max_concurrency = known.max_concurrency.max(settings.max_concurrency.unwrap_or(1) as usize);
             known.rate = settings.rate_limit.map(RateLimit::rate);
+            if rotates && !known.secrets.is_empty() {
+                known.secrets.push(format!("made up again for {id}: {}", known.secrets.len()));
+            }
         }
+        let secrets = self.sim.history().known.get(&id).and_then(Known::secrets);
         self.sim.say(format_args!("subscription {id} gets {settings:?}"));
-        self.change(id, SubscriptionChange { settings: Some(settings), ..Default::default() }).await;
+        self.change(
+            id,
+            SubscriptionChange {
+                settings: Some(settings),
+                target_url: moves.then(|| network::address_of(id).replace("10.0.0.", "10.0.1.")),
+                secrets: rotates.then_some(secrets),
+                ..Default::default()
+            },
+        )
+        .await;
+    }
+
+    async fn create(&self) {
+        let Ok(id) = self.store.reserve_subscription_id().await else { return };
+        let (known, settings) = plan::known(&self.sim.chance, id, None);
+        let new = plan::new(id, &known, settings);
+        self.sim.say(format_args!("subscription {id}: {known:?}"));
+        self.sim.history().known.insert(id, known);
+        if let Ok(Some(created)) = self.store.create_subscription(new, u64::MAX, self.clock.wall()).await {
+            self.engine.subscription_created(&created).await;
+        }
     }
 
     async fn delete(&self, id: SubscriptionId) {

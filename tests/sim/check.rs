@@ -23,6 +23,7 @@ pub fn life(sim: &Sim, ended: Ended) {
     let mut history = sim.history();
     history.seen.iter_mut().for_each(|seen| seen.open = false);
     history.ended.push(ended);
+    history.started.clear();
 }
 
 fn cut(history: &History, life: usize, ended: &Ended) -> Held {

@@ -12,7 +12,8 @@ use hookpost::delivery::{AttemptLog, DeliveryId, Order, Rate, SubscriptionId, Ti
 #[derive(Clone, Debug)]
 pub struct Known {
     pub patterns: Vec<&'static str>,
-    pub secret: Option<String>,
+    /// All that it ever had, if it has any.
+    pub secrets: Vec<String>,
     pub order: Order,
     pub rate: Option<Rate>,
     /// The most that it ever had.
@@ -90,6 +91,9 @@ pub struct History {
     pub restarts: BTreeMap<SubscriptionId, usize>,
     /// It has crashed, or is about to.
     pub crashing: BTreeSet<SubscriptionId>,
+    pub panics_at_start: BTreeSet<SubscriptionId>,
+    /// Whose actors have started in this life.
+    pub started: BTreeSet<SubscriptionId>,
     /// What has happened, and how often.
     pub tally: BTreeMap<&'static str, u64>,
     /// The first promise that was broken.
@@ -111,6 +115,8 @@ impl History {
     pub fn actor_starts(&mut self, id: SubscriptionId) {
         if self.crashing.remove(&id) {
             *self.restarts.entry(id).or_default() += 1;
+        } else if !self.started.insert(id) {
+            *self.tally.entry("an actor starts again").or_default() += 1;
         }
     }
 

@@ -6,6 +6,7 @@
 mod act;
 mod backend;
 mod cache;
+mod cases;
 mod chance;
 mod check;
 mod conformance;
@@ -37,7 +38,7 @@ const SEEDS: u64 = 300;
 const PROGRESS: u64 = 1000;
 
 /// What has to happen somewhere: worlds in which nothing goes wrong prove nothing.
-const HAPPENS: [&str; 14] = [
+const HAPPENS: [&str; 19] = [
     "the process is killed",
     "the process has lost its store",
     "the process is stopped",
@@ -52,6 +53,11 @@ const HAPPENS: [&str; 14] = [
     "an offer is refused",
     "a subscription is disabled by its receiver",
     "a delivery outlives its retention",
+    "a commit takes effect late",
+    "a position is saved",
+    "a position is given up",
+    "the watermark moves",
+    "an actor starts again",
 ];
 
 #[expect(clippy::disallowed_methods, reason = "`make sim` says here how many worlds, or which")]

@@ -39,7 +39,7 @@ impl Dial for Network {
         let sim = &self.0;
         if sim.faulty() {
             match sim.chance.below(100) {
-                0..2 => std::future::pending().await,
+                0..2 if sim.profile.receivers_fail_percent > 0 => std::future::pending().await,
                 2..8 if sim.profile.receivers_fail_percent > 0 => return Err(io::ErrorKind::ConnectionRefused.into()),
                 _ => sim.pass(sim.chance.skewed_ms(u64::try_from(MAX_CONNECT.as_millis()).unwrap_or(1))).await,
             }

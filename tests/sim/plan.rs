@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hookpost::access::Actor;
 use hookpost::delivery::{BreakerSettings, EventTypePattern, Order, RateLimit, SubscriptionId};
 use hookpost::delivery::{Sealed, Secrets, Settings};
+use hookpost::store::NewSubscription;
 
 use crate::chance::Chance;
 use crate::history::{Known, Offer, To};
+use crate::network::address_of;
 use crate::profile::Profile;
 
 /// What somebody, or the world, does.
@@ -23,6 +26,7 @@ pub enum Action {
     /// `true` drops what waits.
     Enable(SubscriptionId, bool),
     Delete(SubscriptionId),
+    Create,
     /// A word of another process about it, which may be old, or of everything.
     Word(SubscriptionId),
     StoreAway(Duration),
@@ -32,14 +36,19 @@ pub enum Action {
     Step(i64),
     /// A stop that lets what is under way end.
     Stop,
+    /// The next start of its actor panics.
+    PanicAtStart(SubscriptionId),
 }
 
+#[derive(Default)]
 pub struct Plan {
     pub offers: Vec<Offer>,
     /// By time; the number keeps two at the same time apart.
     pub actions: BTreeMap<(Duration, usize), Action>,
     /// When the process is killed, and after how many turns of the runtime.
     pub kills: BTreeMap<Duration, u64>,
+    /// All subscriptions are like this; drawn otherwise.
+    pub settings: Option<Settings>,
 }
 
 const TYPES: [&str; 3] = ["order.created", "order.paid", "user.added"];
@@ -50,7 +59,7 @@ const BURST: u64 = 320;
 
 impl Plan {
     pub fn draw(chance: &Chance, profile: &Profile) -> Self {
-        let mut plan = Self { offers: Vec::new(), actions: BTreeMap::new(), kills: BTreeMap::new() };
+        let mut plan = Self::default();
         let any = || SubscriptionId(chance.between(1, profile.subscriptions).try_into().expect("small"));
         let span = u64::try_from(profile.faults.as_millis()).expect("not that long");
         let at = || Duration::from_millis(chance.below(span));
@@ -69,8 +78,17 @@ impl Plan {
             plan.add(at(), Action::Disable(any()));
             plan.add(at(), Action::Enable(any(), chance.percent(30)));
         }
+        // What a receiver that was gone for a while would ask for.
+        let mut again = Duration::from_millis(chance.below(20_000));
+        while again < profile.faults {
+            plan.add(again, Action::Enable(any(), chance.percent(3)));
+            again += chance.ms(2_000, 20_000);
+        }
         if chance.percent(25) {
             plan.add(at(), Action::Delete(any()));
+        }
+        if chance.percent(25) {
+            plan.add(at(), Action::Create);
         }
         for _ in 0..some(10) {
             plan.add(at(), Action::Word(any()));
@@ -103,7 +121,7 @@ impl Plan {
         }
     }
 
-    fn add(&mut self, at: Duration, action: Action) {
+    pub fn add(&mut self, at: Duration, action: Action) {
         self.actions.insert((at, self.actions.len()), action);
     }
 
@@ -130,17 +148,30 @@ impl Plan {
 }
 
 /// What a subscription is made of.
-pub fn known(chance: &Chance, id: SubscriptionId) -> (Known, Settings) {
-    let settings = settings(chance);
+pub fn known(chance: &Chance, id: SubscriptionId, settings: Option<Settings>) -> (Known, Settings) {
+    let settings = settings.unwrap_or_else(|| self::settings(chance));
     let known = Known {
         patterns: chance.pick(&PATTERNS).to_vec(),
-        secret: chance.percent(50).then(|| format!("made up for {id}")),
+        secrets: chance.percent(50).then(|| format!("made up for {id}")).into_iter().collect(),
         order: settings.order.unwrap_or_default(),
         rate: settings.rate_limit.map(RateLimit::rate),
         waits: settings.retry_schedule_s.as_ref().map_or(0, Vec::len),
         max_concurrency: settings.max_concurrency.unwrap_or(1) as usize,
     };
     (known, settings)
+}
+
+/// As it is created.
+pub fn new(id: SubscriptionId, known: &Known, settings: Settings) -> NewSubscription {
+    NewSubscription {
+        id,
+        target_url: address_of(id),
+        event_types: known.event_types(),
+        secrets: known.secrets(),
+        tenant: "default".to_owned(),
+        by: Actor::Hookpost,
+        settings,
+    }
 }
 
 impl Known {
@@ -150,7 +181,7 @@ impl Known {
 
     /// Not sealed: that is not what is simulated.
     pub fn secrets(&self) -> Option<Secrets> {
-        let current = Some(Sealed::of(format!("plain:{}", self.secret.as_ref()?)));
+        let current = Some(Sealed::of(format!("plain:{}", self.secrets.last()?)));
         Some(Secrets { current, ..Secrets::default() })
     }
 }

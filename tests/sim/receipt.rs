@@ -96,7 +96,7 @@ fn judge(history: &History, life: usize, of: SubscriptionId, request: &Request) 
     promise::nothing_is_delivered_that_was_not_offered(&name, of, is_offered(history, of, request))?;
     promise::what_was_refused_is_not_delivered(&name, is_refused(history, request))?;
     let Some(known) = known else { return Ok(()) };
-    let signed = known.secret.as_deref().is_none_or(|secret| verifies(secret, request));
+    let signed = known.secrets.is_empty() || known.secrets.iter().any(|secret| verifies(secret, request));
     promise::every_request_is_signed(&name, signed)?;
     promise::attempts_stay_within_the_schedule(&name, request.number, known.waits)?;
     let start = history.start_of(of);

@@ -18,10 +18,7 @@ fn assert_missed(sabotage: Sabotage, expected: &[&str]) {
 
 #[test]
 fn a_store_that_forgets_what_it_has_committed_is_noticed() {
-    assert_missed(
-        Sabotage::ForgetCommits,
-        &["nothing_accepted_is_lost", "a_key_stands_for_one_outcome", "everything_settles"],
-    );
+    assert_missed(Sabotage::ForgetDeliveries, &["nothing_accepted_is_lost", "everything_settles"]);
 }
 
 #[test]
@@ -41,6 +38,11 @@ fn a_store_that_forgets_log_rows_is_noticed() {
 #[test]
 fn a_store_that_forgets_retries_is_noticed() {
     assert_missed(Sabotage::ForgetRetries, &["nothing_accepted_is_lost", "a_lane_keeps_its_order"]);
+}
+
+#[test]
+fn a_watermark_that_passes_what_is_untried_is_noticed() {
+    assert_missed(Sabotage::JumpWatermark, &["everything_settles", "a_lane_keeps_its_order"]);
 }
 
 #[test]

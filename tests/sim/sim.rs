@@ -21,8 +21,8 @@ pub const T0: Timestamp = Timestamp(1_750_000_000_000);
 /// A promise that a world breaks on purpose, to show that it is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sabotage {
-    /// Now and then the store says that it has committed, and has not.
-    ForgetCommits,
+    /// Now and then the store says that it has committed deliveries, and has not.
+    ForgetDeliveries,
     /// A start is told that there is nothing to recover.
     ForgetRecovery,
     /// A request comes out of nowhere.
@@ -31,6 +31,8 @@ pub enum Sabotage {
     ForgetLogs,
     /// Requests come twice.
     Duplicate,
+    /// The watermark passes what is untried.
+    JumpWatermark,
     /// The store loses what of a commit is to be tried again.
     ForgetRetries,
     /// Log rows tell of answers that were others.
@@ -58,8 +60,13 @@ pub struct Sim {
 impl Sim {
     pub fn new(seed: u64, sabotage: Option<Sabotage>, aloud: bool) -> Arc<Self> {
         let chance = Chance::of(seed);
+        let profile = Profile::draw(&chance);
+        Self::of(chance, profile, sabotage, aloud)
+    }
+
+    pub fn of(chance: Chance, profile: Profile, sabotage: Option<Sabotage>, aloud: bool) -> Arc<Self> {
         Arc::new(Self {
-            profile: Profile::draw(&chance),
+            profile,
             chance,
             disk: Arc::default(),
             sabotage,

@@ -12,14 +12,14 @@ use hookpost::delivery::{Defaults, Timestamp};
 use hookpost::metrics::Metrics;
 use hookpost::outbound::client::AttemptClient;
 use hookpost::outbound::guard::TargetPolicy;
-use hookpost::store::{NewSubscription, Store, StoreError};
+use hookpost::store::{Store, StoreError};
 use hookpost::vault::Vault;
 
 use crate::act::Acting;
 use crate::cache::SimCache;
 use crate::check;
 use crate::history::Ended;
-use crate::network::{Network, address_of};
+use crate::network::Network;
 use crate::panics;
 use crate::plan::{self, Action, Plan};
 use crate::sim::{Sabotage, Sim};
@@ -78,10 +78,15 @@ struct World {
 }
 
 pub fn run(seed: u64, sabotage: Option<Sabotage>, aloud: bool) -> Outcome {
-    panics::forget();
     let sim = Sim::new(seed, sabotage, aloud);
     let plan = Plan::draw(&sim.chance, &sim.profile);
     sim.say(format_args!("seed {seed}: {:?}", sim.profile));
+    run_planned(&sim, plan)
+}
+
+/// What is drawn in `run` is given here.
+pub fn run_planned(sim: &Arc<Sim>, plan: Plan) -> Outcome {
+    panics::forget();
     let mut world = World { sim: sim.clone(), plan, stepped_ms: 0, steps: Duration::ZERO, has_settled: false };
     world.populate();
     for _ in 0..MAX_LIVES {
@@ -92,7 +97,7 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>, aloud: bool) -> Outcome {
         }
     }
     if !sim.is_broken() {
-        check::all(&sim);
+        check::all(sim);
     }
     if let Some(found) = panics::take() {
         sim.check(Err(Broken { invariant: "nothing_panics", found }));
@@ -115,17 +120,9 @@ impl World {
         for _ in 0..profile.subscriptions {
             let mut tables = sim.disk.tables();
             let id = tables.reserve_subscription_id();
-            let (known, settings) = plan::known(&sim.chance, id);
+            let (known, settings) = plan::known(&sim.chance, id, self.plan.settings.clone());
             sim.say(format_args!("subscription {id}: {known:?} {settings:?}"));
-            let new = NewSubscription {
-                id,
-                target_url: address_of(id),
-                event_types: known.event_types(),
-                secrets: known.secrets(),
-                tenant: "default".to_owned(),
-                by: hookpost::access::Actor::Hookpost,
-                settings,
-            };
+            let new = plan::new(id, &known, settings);
             tables.create_subscription(new, u64::MAX, sim.timestamp());
             sim.history().known.insert(id, known);
         }
@@ -158,7 +155,7 @@ impl World {
         let clean = ending == Ending::Settled;
         let rows = sim.history().logged.len();
         check::life(&sim, Ended { rows, clean });
-        sim.disk.release();
+        self.sim.disk.end_process(|| sim.chance.percent(50), &Faults::of(sim.clone()));
         sim.go_on();
         ending
     }

@@ -13,8 +13,8 @@ use crate::stage::{Backend, Stage};
 const EVENTS: usize = 150;
 const ROUNDS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Below this there is nothing to tell apart.
-const NOISE: Duration = Duration::from_millis(10);
+/// What other tests on the same cores add to a tail of so few events; one call that waited for Redis would cost 250 ms.
+const NOISE: Duration = Duration::from_millis(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_killed_emptied_or_hanging_makes_it_slower_and_nothing_else() {

@@ -69,7 +69,7 @@ async fn killed_again_and_again_it_loses_nothing_and_repeats_no_more_than_was_un
         let kills = ROUND.min(all - round * ROUND);
         let mut stage = Stage::new(backend, settings::seed(round)).await;
         // Every other round as fast as the producer can: commits are full, and all three fall behind.
-        stage.floods = round % 2 == 1;
+        stage.floods = stage.seed % 2 == 1;
         let began = Instant::now();
         let verdict = crash_loop(&mut stage, kills).await;
         println!("{backend:?}, round {round}, {kills} faults in {:.0?}: {verdict}", began.elapsed());

@@ -10,9 +10,9 @@ pub fn kills() -> usize {
     number("TORTURE_KILLS").map_or(SHORT, |kills| usize::try_from(kills).expect("it is small"))
 }
 
-/// What the round draws from; printed, so that it can be given again.
+/// What the round draws from; printed, so that it can be given again. Odd in odd rounds, which are of another kind.
 pub fn seed(round: usize) -> u64 {
-    number("TORTURE_SEED").unwrap_or_else(|| rand::random_range(0..1_000_000_000)) + round as u64
+    number("TORTURE_SEED").unwrap_or_else(|| rand::random_range(0..500_000_000_u64) * 2) + round as u64
 }
 
 #[expect(clippy::disallowed_methods, reason = "the test's own environment, not the service's")]

@@ -73,7 +73,8 @@ pub(super) fn settle(connection: &mut Connection) -> Result<()> {
     let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, bool>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
     let (busy, pages, copied) = connection.query_row("PRAGMA wal_checkpoint(FULL)", [], row)?;
     if busy || copied < pages {
-        return Err(StoreError::Unavailable(format!("{copied} of the log's {pages} pages could be copied")));
+        let why = "another process reads from it, a backup perhaps; it is tried again";
+        return Err(StoreError::Unavailable(format!("{copied} of the log's {pages} pages could be copied: {why}")));
     }
     Ok(())
 }

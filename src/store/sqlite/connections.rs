@@ -7,9 +7,11 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::Semaphore;
 
+use super::checkpoint;
 use crate::store::{Result, StoreError};
 
-/// Longest wait for the write lock, which only another process on standby can hold: it writes subscriptions.
+/// Longest wait for the write lock, which only another process on standby can hold (it writes subscriptions), and for a
+/// reader of somebody else's while the log is settled.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Room for every statement of this store, so that none is ever prepared twice.
 const STATEMENTS: usize = 64;
@@ -30,10 +32,11 @@ pub(super) enum Kind {
     Checkpointer,
 }
 
-/// Opens a database that exists.
+/// Opens a database that exists. What is written through it comes behind nothing that is not on the disk: a process that was
+/// killed, or a connection that was given up, may have left pages in the log whose sync had failed.
 pub(super) fn open(path: &Path, kind: Kind) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
+    let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
@@ -44,6 +47,9 @@ pub(super) fn open(path: &Path, kind: Kind) -> Result<Connection> {
     let cache = if matches!(kind, Kind::Writer) { WRITER_CACHE_KIB } else { READER_CACHE_KIB };
     connection.pragma_update(None, "cache_size", -cache)?;
     connection.pragma_update(None, "query_only", matches!(kind, Kind::Reader))?;
+    if matches!(kind, Kind::Writer) {
+        checkpoint::settle(&mut connection)?;
+    }
     Ok(connection)
 }
 

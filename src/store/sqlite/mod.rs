@@ -153,23 +153,15 @@ impl Store for SqliteStore {
 
     async fn stored(&self, ids: &[DeliveryId]) -> Result<Vec<DeliveryId>> {
         let ids = ids.to_vec();
-        // Behind the writes asked for before: a commit whose caller gave up has ended by then, either way. Its caller asks because
-        // it failed, perhaps at the sync: what is found in the log alone must not be taken for durable.
-        self.write(move |connection| {
-            checkpoint::settle(connection)?;
-            commit::stored(connection, &ids)
-        })
-        .await
+        // Behind the writes asked for before: a commit whose caller gave up has ended by then, either way. One that failed at its
+        // sync has taken its connection with it, and the next one begins with what is on the disk.
+        self.write(move |connection| commit::stored(connection, &ids)).await
     }
 
     async fn stored_events(&self, ids: &[EventId]) -> Result<Vec<EventId>> {
         let ids = ids.to_vec();
         // Likewise.
-        self.write(move |connection| {
-            checkpoint::settle(connection)?;
-            events::stored(connection, &ids)
-        })
-        .await
+        self.write(move |connection| events::stored(connection, &ids)).await
     }
 
     async fn idempotency_keys(&self, keys: &[(Arc<str>, Arc<str>)]) -> Result<Vec<IdempotencyKey>> {

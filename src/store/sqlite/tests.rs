@@ -159,6 +159,22 @@ async fn a_start_leaves_nothing_in_the_log_of_what_a_crash_left_there() {
     assert!(!crashed.path().join("hookpost.db-wal").exists());
 }
 
+/// It holds on to pages of the database that the log would overwrite.
+#[tokio::test]
+async fn a_reader_of_somebody_elses_keeps_the_store_away_until_it_ends_and_no_longer() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = owned(dir.path()).await;
+    store.commit(&batch(100)).await.unwrap();
+    let reader = rusqlite::Connection::open(store.dir.database()).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM deliveries").unwrap();
+    store.write(|connection| Ok(connection.pragma_update(None, "user_version", 7)?)).await.unwrap();
+    let alone = SqliteStore::open(dir.path()).unwrap();
+    let error = alone.stored(&[]).await.unwrap_err();
+    assert!(error.is_retryable() && error.to_string().contains("another process reads"), "{error}");
+    reader.execute_batch("COMMIT").unwrap();
+    assert_eq!(alone.stored(&[]).await.unwrap(), []);
+}
+
 /// There would be nothing to send.
 #[tokio::test]
 async fn a_delivery_of_an_event_that_is_not_stored_is_refused() {

@@ -76,7 +76,8 @@ impl Faults {
     /// What an actor reads: the task that reads it may panic, and takes the actor with it.
     pub fn actor_reads(&self, id: SubscriptionId, what: &str) {
         let Some(sim) = &self.0 else { return };
-        if sim.faulty() && sim.chance.per_mille(sim.profile.panics_per_mille) {
+        let told = sim.history().panics_at_start.remove(&id);
+        if told || (sim.faulty() && sim.chance.per_mille(sim.profile.panics_per_mille)) {
             sim.say(format_args!("subscription {id}: {what} panics"));
             sim.count("an actor crashes");
             sim.history().crashing.insert(id);
@@ -93,9 +94,20 @@ impl Faults {
         }
     }
 
+    /// A commit fails, and takes effect later.
+    pub fn delays_commit(&self) -> bool {
+        let Some(sim) = &self.0 else { return false };
+        let delays = sim.faulty() && sim.chance.per_mille(sim.profile.reply_lost_per_mille / 2);
+        if delays {
+            sim.say("store: the connection breaks, and a commit may still take effect");
+            sim.count("a commit takes effect late");
+        }
+        delays
+    }
+
     /// This is being committed, if the store is what it should be.
-    pub fn commits(&self, batch: &Batch) -> Option<Batch> {
-        let Some(sim) = &self.0 else { return Some(batch.clone()) };
+    pub fn commits(&self, batch: &Batch) -> Batch {
+        let Some(sim) = &self.0 else { return batch.clone() };
         let ids: Vec<_> = batch.deliveries.iter().map(|d| short(d.id.0)).collect();
         let logs =
             batch.logs.iter().map(|l| format!("{}#{} {:?}", short(l.delivery_id.0), l.attempt_number, l.outcome));
@@ -104,15 +116,27 @@ impl Faults {
         let rest = (batch.settled.len(), batch.positions.len(), batch.watermark.is_some());
         sim.say(format_args!("store: commit {ids:?} {logs:?} retries {retries:?} {rest:?}"));
         let mut batch = batch.clone();
+        for (_, position) in &batch.positions {
+            sim.count(if position.is_some() { "a position is saved" } else { "a position is given up" });
+        }
+        if batch.watermark.is_some() {
+            sim.count("the watermark moves");
+        }
         match sim.sabotage {
-            Some(Sabotage::ForgetCommits) if !batch.deliveries.is_empty() && sim.chance.percent(10) => return None,
+            Some(Sabotage::ForgetDeliveries) if sim.chance.percent(10) => {
+                batch.deliveries.clear();
+                batch.events.clear();
+            }
             Some(Sabotage::ForgetLogs) if sim.chance.percent(20) => batch.logs.clear(),
+            Some(Sabotage::JumpWatermark) => {
+                batch.watermark = batch.deliveries.last().map(|last| last.id).or(batch.watermark);
+            }
             Some(Sabotage::ForgetRetries) => batch.retries.clear(),
             Some(Sabotage::InventStatus) => batch.logs.iter_mut().for_each(|row| row.http_status = Some(299)),
             _ => {}
         }
         self.logged(&batch.logs);
-        Some(batch)
+        batch
     }
 
     /// These rows are durable.

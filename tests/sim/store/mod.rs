@@ -28,6 +28,8 @@ pub struct Disk {
     /// The process that may commit.
     owner: Mutex<Option<u64>>,
     processes: AtomicU64,
+    /// A commit that has failed for its process, and takes effect all the same once the connection is found to be dead.
+    late: Mutex<Option<Batch>>,
 }
 
 impl Disk {
@@ -44,9 +46,34 @@ impl Disk {
         *self.owner() = Some(u64::MAX);
     }
 
-    /// The process that owned it has ended.
+    /// Whoever had it has it no more.
     pub fn release(&self) {
         *self.owner() = None;
+    }
+
+    /// The process that owned it has ended; what it had sent may still take effect, and nothing after that.
+    pub fn end_process(&self, takes_effect: impl FnOnce() -> bool, faults: &Faults) {
+        if self.has_late() && takes_effect() {
+            self.commit_late(faults);
+        }
+        *self.late() = None;
+        self.release();
+    }
+
+    fn late(&self) -> MutexGuard<'_, Option<Batch>> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_late(&self) -> bool {
+        self.late().is_some()
+    }
+
+    fn commit_late(&self, faults: &Faults) {
+        let Some(batch) = self.late().take() else { return };
+        let mut tables = self.tables();
+        if tables.check(&batch).is_ok() {
+            tables.commit(&faults.commits(&batch)).expect("it was checked");
+        }
     }
 }
 
@@ -112,13 +139,20 @@ impl Store for SimStore {
     }
     async fn acquire(&self) -> Result<bool> {
         self.faults.before("acquire").await?;
+        if *self.disk.owner() == Some(self.process) {
+            self.disk.commit_late(&self.faults);
+        }
         let mut owner = self.disk.owner();
         Ok(*owner.get_or_insert(self.process) == self.process)
     }
     async fn commit(&self, batch: &Batch) -> Result<()> {
+        if *self.disk.owner() == Some(self.process) && self.faults.delays_commit() {
+            *self.disk.late() = Some(batch.clone());
+            return Err(StoreError::Unavailable("the connection broke during the commit".to_owned()));
+        }
         self.write_as_owner("commit", |tables| {
             tables.check(batch)?;
-            self.faults.commits(batch).map_or(Ok(()), |batch| tables.commit(&batch))
+            tables.commit(&self.faults.commits(batch))
         })
         .await
     }
