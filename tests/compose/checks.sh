@@ -43,10 +43,13 @@ only_loopback_is_published() {
 }
 
 all_are_confined() {
-  local service limits='{{.Memory}} {{.PidsLimit}} {{.ReadonlyRootfs}} {{.RestartPolicy.Name}} {{index .LogConfig.Config "max-size"}}'
+  local service volumes='{{range .Mounts}}{{if .Name}}{{println .Name}}{{end}}{{end}}'
+  local limits='{{.Memory}} {{.PidsLimit}} {{.ReadonlyRootfs}} {{.RestartPolicy.Name}} {{index .LogConfig.Config "max-size"}}'
   for service in $SERVICES; do
     eventually healthy "$service"
     [[ $(inspect "$service" "{{with .HostConfig}}$limits{{end}}") =~ ^[1-9][0-9]+\ [1-9][0-9]+\ true\ unless-stopped\ 10m$ ]]
+    # None without a name, which nobody would find again.
+    [ "$(inspect "$service" "$volumes" | grep -cv -e "^${project}_" -e '^$')" = 0 ]
     # Asked inside of it: what it is, not what it was told to be.
     compose exec -T "$service" sh -ec '
       [ "$(id -u)" != 0 ]

@@ -21,7 +21,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 project=hookpost-test-$$
 api=http://localhost:8000
-dir='' tagged=() failed=0
+dir='' failed=0
 
 export COMPOSE_PROJECT_NAME=$project IMAGE=hookpost-test:latest CARGO_PROFILE=${CARGO_PROFILE:-dev}
 
@@ -76,15 +76,13 @@ clone() {
 
 # Those that the files name, under these names.
 find_images() {
-  local images there
+  local images status=0
   images=$({ sed -n 's/^FROM \([^ ]*:[^ ]*\).*/\1/p' Dockerfile; sed -n 's/^ *image: \([a-z]*:.*\)/\1/p' docker-compose.yml; } |
     sort -u)
   # shellcheck disable=SC2086 # one a word
-  there=$("$here/stand-ins.sh" $images) || {
-    [ $? != 3 ] || skip 'no registry can be reached, and stand-ins need root and debootstrap'
-    fail 'no stand-ins could be built'
-  }
-  mapfile -t tagged < <(printf '%s' "$there")
+  "$here/stand-ins.sh" $images >"$dir/tagged" || status=$?
+  [ "$status" != 3 ] || skip 'no registry can be reached, and stand-ins need root and debootstrap'
+  [ "$status" = 0 ] || fail 'no stand-ins could be built'
 }
 
 start() {
@@ -124,8 +122,9 @@ finish() {
     [ "$status" = 0 ] || { cd "$dir/clone" && compose ps >&2; compose logs --tail 40 >&2; } || true
     (cd "$dir/clone" && compose down --volumes --remove-orphans --timeout 5 >/dev/null 2>&1) || say "$project is left over"
   fi
+  # Or somebody takes the stand-ins for the real ones.
+  if [ -s "$dir/tagged" ]; then xargs docker rmi --no-prune <"$dir/tagged" >/dev/null 2>&1 || true; fi
   [ -z "$dir" ] || rm -rf "$dir"
-  [ ${#tagged[@]} = 0 ] || docker rmi --no-prune "${tagged[@]}" >/dev/null 2>&1 || true
   docker image prune --force --filter label=hookpost.stage=build >/dev/null 2>&1 || true
   exit "$status"
 }
