@@ -1,7 +1,7 @@
 //! Rows 18 to 21 and 24: name servers, clocks, networks, file descriptors and actors that fail around the service.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 use tokio::net::{TcpStream, UdpSocket};
@@ -10,10 +10,11 @@ use tokio::time::Instant;
 use crate::PATIENCE;
 use crate::clock::WallClock;
 use crate::figures::{long, scenario};
+use crate::ledger::api::Api;
 use crate::ledger::postgres::poll;
-use crate::load::{Load, settle};
+use crate::load::{Load, loaded, settle};
 use crate::netns::Network;
-use crate::peer::{Does, Peer};
+use crate::peer::{CLOSE, Does, Peer};
 use crate::site::Site;
 use crate::times::{ms, p99};
 use crate::tools::run;
@@ -22,10 +23,6 @@ use crate::tools::run;
 fn measured() -> usize {
     if long() { 2000 } else { 250 }
 }
-
-/// What the table allows a fault to add to the others' p99, and what a busy machine adds by itself.
-const ADDED: Duration = Duration::from_millis(5);
-const NOISE: Duration = Duration::from_millis(100);
 
 /// A name server that knows `well.example`, and of all other names says nothing, or that it failed.
 async fn name_server(hangs: bool) -> SocketAddr {
@@ -79,7 +76,7 @@ async fn dns(name: &str, hangs: bool) {
     }
     let during = p99(&site, id, &peer, measured()).await;
     figures.record(format!("p99 {} → {} with {BAD} such names", ms(before), ms(during)));
-    assert!(during <= before + ADDED + NOISE, "{before:?} → {during:?}");
+    assert!(during <= before + Duration::from_millis(figures.bound()), "{before:?} → {during:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -96,6 +93,14 @@ const HOUR_S: i64 = 3600;
 /// Between the first attempt and the second, in the scenarios of the clock.
 const WAIT: Duration = Duration::from_secs(4);
 const LATE: Duration = Duration::from_secs(2);
+
+/// How far the clock that an attempt was stamped with is ahead of the real one.
+#[expect(clippy::disallowed_methods, reason = "the real clock, which the service does not see")]
+fn ahead_s(arrived: &crate::peer::Arrived) -> i64 {
+    let stamp = arrived.headers["webhook-timestamp"].to_str().expect("text").parse::<i64>().expect("seconds");
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+    stamp - i64::try_from(now.as_secs()).expect("this era")
+}
 
 /// Deliveries that wait for their second attempt while the clock is stepped: none is early, none is late.
 async fn clock(name: &str, step_s: i64) {
@@ -133,6 +138,8 @@ async fn clock(name: &str, step_s: i64) {
         let first = first.iter().find(|first| first.id() == second.id()).expect("its first attempt");
         second.at - first.at
     };
+    let astray = arrived[WAITING..].iter().map(|arrived| ahead_s(arrived) - step_s).max_by_key(|astray| astray.abs());
+    assert!(astray.is_some_and(|astray| astray.abs() <= 60), "the service does not see the step: {astray:?} s from it");
     let waits: Vec<_> = arrived[WAITING..].iter().map(waited).collect();
     let (least, most) = (*waits.iter().min().expect("some"), *waits.iter().max().expect("some"));
     figures
@@ -154,10 +161,12 @@ async fn clock_goes_an_hour_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partition_heals_with_a_backlog() {
-    const PER_SECOND: usize = 400;
+    // Few enough that the sender reaches it on any machine.
+    const PER_SECOND: usize = 100;
+    const SECOND: Duration = Duration::from_secs(1);
     let Some(figures) = scenario("partition_heals_with_a_backlog") else { return };
     let _turn = figures.beside_others().await;
-    let backlog = if long() { 100_000 } else { 2000 };
+    let backlog = if long() { 10_000 } else { 1000 };
     let network = Network::new();
     let site = Site::new()
         .with("HOOKPOST_ALLOW_TARGETS", &network.outside().to_string())
@@ -166,9 +175,9 @@ async fn partition_heals_with_a_backlog() {
     let node = site.start().await;
     let peer = Peer::at((network.outside(), 0).into(), |_| Does::Answer(200, "")).await;
     let fields = json!({ "rate_limit": { "per_second": PER_SECOND, "burst": 1 }, "breaker": { "wait_ms": 200 } });
-    let id = site.subscribe(&peer.url(), fields).await;
+    let id = loaded(&site, &peer.url(), fields).await;
     let load = Load::start(&site.base(), id, 8, 200);
-    peer.after(100).await;
+    peer.after(20).await;
     network.cut();
     let cut = Instant::now();
     load.when("accepted", cut, 20 * PATIENCE, |seen| seen.iter().filter(|a| a.is_ok()).count() >= backlog).await;
@@ -176,20 +185,22 @@ async fn partition_heals_with_a_backlog() {
     let before = peer.count();
     network.heal();
     let healed = Instant::now();
-    let lost = settle(&ledger, &peer, PATIENCE).await;
-    let took = healed.elapsed();
+    let verdict = settle(&ledger, &site, &peer, PATIENCE, &[]).await;
     let after: Vec<_> = peer.arrived()[before..].iter().map(|arrived| arrived.at).collect();
-    let first = after.first().map(|at| *at - healed).unwrap_or_default();
+    let (first, last) = (*after.first().expect("a backlog"), *after.last().expect("a backlog"));
+    let mean = after.len() as f64 / (last - first).as_secs_f64();
     let within =
-        |from: &Instant| after.iter().filter(|at| **at >= *from && **at < *from + Duration::from_secs(1)).count();
-    let peak = after.iter().step_by(20).map(within).max().unwrap_or_default();
+        |from: &Instant| after.partition_point(|at| *at < *from + SECOND) - after.partition_point(|at| at < from);
+    let peak = after.iter().map(within).max().unwrap_or_default();
     figures.record(format!(
-        "backlog {}, first after {first:.1?}, peak {peak}/s at a limit of {PER_SECOND}/s, received in {took:.1?}, {} lost",
+        "backlog {}, first after {:.1?}, {mean:.0}/s and at most {peak}/s at a limit of {PER_SECOND}/s, {} lost",
         after.len(),
-        lost.len()
+        first - healed,
+        verdict.lost.len()
     ));
+    verdict.assert_clean();
     assert!(after.len() >= backlog, "there was no backlog to speak of: {}", after.len());
-    assert_eq!(lost.len(), 0, "{lost:?}");
+    assert!(mean >= 0.7 * PER_SECOND as f64, "{mean}/s: the limit was not reached");
     assert!(peak <= 2 * PER_SECOND, "{peak} in a second");
     node.kill().await;
 }
@@ -199,33 +210,39 @@ fn open_files(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count).unwrap_or_default()
 }
 
+/// So many more connections to this address.
+async fn hold(held: &mut Vec<TcpStream>, addr: SocketAddr, count: usize) {
+    for _ in 0..count {
+        held.extend(tokio::time::timeout(LATE, TcpStream::connect(addr)).await.into_iter().flatten());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn file_descriptors_run_out() {
     const LIMIT: usize = 128;
+    // EMFILE, as the attempt log says it.
+    const NONE_LEFT: &str = "(error 24)";
     let Some(figures) = scenario("file_descriptors_run_out") else { return };
     let _turn = figures.beside_others().await;
-    let (site, peer) = (Site::new(), Peer::always(Does::Answer(200, "")).await);
+    // It closes after each answer: every attempt needs a descriptor.
+    let peer = Peer::always(Does::Answer(200, CLOSE)).await;
+    let site = Site::new().schedule("200ms,500ms,1s,2s,5s,5s,5s,5s,5s,5s");
     let mut node = site.start().await;
-    let id = site.subscribe(&peer.url(), json!({ "breaker": { "wait_ms": 200 } })).await;
+    let id = loaded(&site, &peer.url(), json!({ "breaker": { "wait_ms": 200 } })).await;
     let pid = node.pid();
     run("prlimit", &["--pid", &pid.to_string(), &format!("--nofile={LIMIT}:{LIMIT}")]);
     let load = Load::start(&site.base(), id, 8, 200);
     load.accepts(100, PATIENCE).await;
 
     // More than it can have; what it does not take waits in the kernel's queue.
-    let mut held = Vec::new();
-    let begun = Instant::now();
-    let mut look = poll();
+    let (mut held, begun, mut look) = (Vec::new(), Instant::now(), poll());
     while open_files(pid) < LIMIT {
         assert!(begun.elapsed() < PATIENCE, "{} of {LIMIT} open", open_files(pid));
-        for _ in 0..16 {
-            held.extend(
-                tokio::time::timeout(LATE, TcpStream::connect(site.program.addr())).await.into_iter().flatten(),
-            );
-        }
+        hold(&mut held, site.program.addr(), 16).await;
         look.tick().await;
     }
-    // A while without any: the receiver closes what it has, and nothing new can be opened.
+    hold(&mut held, site.program.addr(), LIMIT / 2).await;
+    // A while without any: what the attempts close, those who wait in the queue take.
     let out = Instant::now();
     load.when("answered", out, PATIENCE, |seen| seen.len() >= if long() { 20_000 } else { 1000 }).await;
     let meanwhile = load.since(out);
@@ -242,16 +259,18 @@ async fn file_descriptors_run_out() {
     };
     load.accepts(50, PATIENCE).await;
     let ledger = load.stop().await;
-    let lost = settle(&ledger, &peer, PATIENCE / 2).await;
+    let verdict = settle(&ledger, &site, &peer, PATIENCE / 2, &[]).await;
+    let logs = Api::at(site.program.addr()).logs(id).await.expect("it serves");
+    let without = logs.iter().filter(|row| row.error.contains(NONE_LEFT)).count();
     figures.record(format!(
-        "{acked} of {} accepted with all {LIMIT} taken, serving {} after, {} lost of {}",
+        "{acked} of {} accepted with all {LIMIT} taken, {without} attempts failed for want of one, serving {} after, {} lost of {}",
         meanwhile.len(),
         ms(served),
-        lost.len(),
-        ledger.ok().len()
+        verdict.lost.len(),
+        verdict.accepted
     ));
-    assert_eq!(lost.len(), 0, "{lost:?}");
-    assert_eq!(ledger.phantoms(&peer.arrived()).len(), 0);
+    verdict.assert_clean();
+    assert!(without > 0, "no attempt went without: nothing was exhausted");
     node.run_for(Duration::from_millis(1)).await;
 }
 
@@ -288,7 +307,7 @@ async fn actor_panics() {
         ms(during)
     ));
     assert!(panicked >= PANICS, "{panicked} panics");
-    assert!(during <= before + ADDED + NOISE, "{before:?} → {during:?}");
+    assert!(during <= before + Duration::from_millis(figures.bound()), "{before:?} → {during:?}");
     let received =
         bad.arrived().iter().map(|arrived| arrived.id().to_owned()).collect::<std::collections::BTreeSet<_>>();
     assert_eq!(received.len(), 2 * PANICS, "every event, those that it panicked on too");
