@@ -74,7 +74,8 @@ impl Load {
 
     /// Those that were sent after this moment.
     pub fn since(&self, moment: Instant) -> Vec<Answered> {
-        self.answers().into_iter().filter(|answered| answered.asked > moment).collect()
+        let answers = self.answers.lock().expect("unpoisoned");
+        answers.iter().filter(|answered| answered.asked > moment).cloned().collect()
     }
 
     /// Waits until `is_so` of what was sent after this moment; that.

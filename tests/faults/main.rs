@@ -15,6 +15,7 @@ mod site;
 mod strace;
 mod surroundings;
 mod syncs;
+mod syns;
 mod times;
 mod tools;
 

@@ -50,6 +50,8 @@ pub struct Peer {
 struct Notes {
     arrived: Arc<Mutex<Vec<Arrived>>>,
     count: watch::Sender<usize>,
+    /// How long the caller held on to each request that was not answered to its end.
+    held: watch::Sender<Vec<Duration>>,
     /// Bytes of poured answers that somebody took.
     poured: Arc<Mutex<u64>>,
 }
@@ -72,7 +74,12 @@ impl Peer {
         socket.bind(addr).expect("a free port");
         let listener = socket.listen(1024).expect("a listener");
         let addr = listener.local_addr().expect("an address");
-        let notes = Notes { arrived: Arc::default(), count: watch::Sender::new(0), poured: Arc::default() };
+        let notes = Notes {
+            arrived: Arc::default(),
+            count: watch::Sender::new(0),
+            held: watch::Sender::default(),
+            poured: Arc::default(),
+        };
         tokio::spawn(accept(listener, Arc::new(script), notes.clone()));
         Self { addr, notes }
     }
@@ -91,6 +98,16 @@ impl Peer {
 
     pub fn poured(&self) -> u64 {
         *self.notes.poured.lock().expect("unpoisoned")
+    }
+
+    /// How long the caller waited before it closed the connection, once it has done so for so many requests.
+    pub async fn held(&self, count: usize) -> Vec<Duration> {
+        let mut held = self.notes.held.subscribe();
+        let closed = tokio::time::timeout(PATIENCE, held.wait_for(|held| held.len() >= count)).await;
+        closed
+            .unwrap_or_else(|_| panic!("not {count} connections were closed after {PATIENCE:?}"))
+            .expect("it goes on")
+            .clone()
     }
 
     /// All requests, once there are so many.
@@ -114,7 +131,7 @@ async fn accept(listener: TcpListener, script: Arc<Script>, notes: Notes) {
 async fn serve(mut stream: TcpStream, script: Arc<Script>, notes: Notes) {
     let mut read = Vec::new();
     while let Some(arrived) = request(&mut stream, &mut read).await {
-        let nth = notes.add(arrived);
+        let (came, nth) = (arrived.at, notes.add(arrived));
         match script(nth) {
             Does::Answer(status, lines) => {
                 let answer = format!("HTTP/1.1 {status} .\r\n{lines}content-length: 0\r\n\r\n");
@@ -122,8 +139,14 @@ async fn serve(mut stream: TcpStream, script: Arc<Script>, notes: Notes) {
                     return;
                 }
             }
-            Does::Hang => return drop(stream.read(&mut [0]).await),
-            Does::Drip => return drip(stream).await,
+            Does::Hang => {
+                let _ = stream.read(&mut [0]).await;
+                return notes.close(came);
+            }
+            Does::Drip => {
+                drip(stream).await;
+                return notes.close(came);
+            }
             Does::Reset => return drop(stream.set_zero_linger()),
             Does::Pour(head, piece) => return pour(stream, head, &piece, &notes).await,
         }
@@ -156,11 +179,15 @@ fn headers(head: &str) -> HeaderMap {
         .collect()
 }
 
-async fn drip(mut stream: TcpStream) {
+async fn drip(stream: TcpStream) {
+    let (mut caller, mut stream) = stream.into_split();
     let mut second = interval(Duration::from_secs(1));
     let mut answer = "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n".bytes().chain(std::iter::repeat(b'.'));
     loop {
-        second.tick().await;
+        tokio::select! {
+            _ = second.tick() => {}
+            _ = caller.read_u8() => return,
+        }
         if stream.write_all(&[answer.next().expect("it has no end")]).await.is_err() {
             return;
         }
@@ -188,13 +215,18 @@ impl Notes {
         self.count.send_replace(all.len());
         all.len() - 1
     }
+
+    /// The caller of a request that came then has closed the connection.
+    fn close(&self, came: Instant) {
+        self.held.send_modify(|held| held.push(came.elapsed()));
+    }
 }
 
 /// An address that takes no connection and refuses none: its queue is full, so the kernel drops what comes. Returns what
 /// keeps it so.
-pub async fn black_hole() -> (SocketAddr, impl Sized) {
+pub async fn black_hole(ip: Ipv4Addr) -> (SocketAddr, impl Sized) {
     let socket = TcpSocket::new_v4().expect("a socket");
-    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a free port");
+    socket.bind((ip, 0).into()).expect("a free port");
     let listener = socket.listen(0).expect("a listener");
     let addr = listener.local_addr().expect("an address");
     let mut held = Vec::new();

@@ -2,6 +2,7 @@
 //! subscriptions meanwhile.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
@@ -11,12 +12,14 @@ use crate::figures::{long, scenario};
 use crate::ledger::fixed_port;
 use crate::peer::{Arrived, Does, Peer, black_hole};
 use crate::site::Site;
+use crate::syns::Syns;
 use crate::tools::memory;
 
-/// On a busy machine a timer is late.
-const LATE: Duration = Duration::from_millis(800);
-/// A timestamp is cut to milliseconds, at both ends.
-const ROUNDING_MS: i64 = 2;
+/// A time of the schedule is kept in whole milliseconds.
+const ROUNDING: Duration = Duration::from_millis(2);
+/// Where nobody else is called: what comes there is the scenario's.
+const REFUSING: Ipv4Addr = Ipv4Addr::new(127, 0, 11, 1);
+const SWALLOWING: Ipv4Addr = Ipv4Addr::new(127, 0, 12, 1);
 
 fn is_failed(status: &Value) -> bool {
     status["state"] == "failed"
@@ -35,56 +38,67 @@ fn attempts(status: &Value) -> Vec<(i64, i64)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn receiver_refuses() {
-    const WAITS_MS: [i64; 4] = [200, 400, 800, 1600];
+    const WAITS_MS: [u32; 4] = [200, 400, 800, 1600];
+    const DELIVERIES: u16 = 10;
     let Some(figures) = scenario("receiver_refuses") else { return };
-    let _turn = figures.beside_others().await;
+    let _turn = figures.alone_if_strict().await;
     let site = Site::new().schedule("200ms,400ms,800ms,1600ms");
     let _node = site.start().await;
+    let (syns, port) = (Syns::to(REFUSING).await, fixed_port());
     let mut deliveries = Vec::new();
     // A subscription each: no breaker comes between them.
-    for n in 0..10 {
-        let id = site.subscribe(&format!("http://127.0.0.1:{}/", fixed_port()), json!({})).await;
-        deliveries.push(site.ingest(id, n).await);
+    for n in 0..DELIVERIES {
+        let id = site.subscribe(&format!("http://{REFUSING}:{}/", port + n), json!({})).await;
+        deliveries.push(site.ingest(id, n.into()).await);
     }
-    let (mut latest, mut earliest) = (f64::MIN, f64::MAX);
-    for delivery in &deliveries {
-        let attempts = attempts(&site.status_when(delivery, is_failed).await);
-        assert_eq!(attempts.len(), WAITS_MS.len() + 1);
-        for (pair, wait) in attempts.windows(2).zip(WAITS_MS) {
-            let error = pair[1].0 - pair[0].0 - pair[0].1 - wait;
-            assert!(error >= -ROUNDING_MS, "{error} ms before its wait of {wait} ms is over");
-            assert!(error <= wait / 10 + LATE.as_millis() as i64, "{error} ms after its wait of {wait} ms");
-            earliest = earliest.min(error as f64);
-            latest = latest.max((error - wait / 10) as f64);
+    let connections = syns.connections(usize::from(DELIVERIES) * (WAITS_MS.len() + 1)).await;
+    // Milliseconds beyond each wait, and beyond the longest that its jitter makes it.
+    let (mut least, mut most) = (f64::MAX, f64::MIN);
+    for begun in connections.values() {
+        assert_eq!(begun.len(), WAITS_MS.len() + 1);
+        for (pair, wait) in begun.windows(2).zip(WAITS_MS.map(f64::from)) {
+            let beyond = 1000.0 * (pair[1] - pair[0]).as_secs_f64() - wait;
+            least = least.min(beyond);
+            most = most.max(beyond - wait / 10.0);
         }
     }
-    figures.record(format!(
-        "{} waits: at least {earliest:+.0} ms, at most {latest:+.0} ms beyond the jitter of 10 %",
-        deliveries.len() * WAITS_MS.len()
-    ));
+    let waits = connections.len() * WAITS_MS.len();
+    figures.record(format!("{waits} waits: at least {least:+.1} ms, at most {most:+.1} ms beyond the jitter of 10 %"));
+    assert!(least >= -1000.0 * ROUNDING.as_secs_f64(), "{least} ms: before its wait was over");
+    assert!(most <= figures.bound() as f64, "{most} ms beyond the jitter");
+    for delivery in &deliveries {
+        site.status_when(delivery, is_failed).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn receiver_is_a_black_hole() {
+    const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+    const WAIT: Duration = Duration::from_millis(100);
     let Some(figures) = scenario("receiver_is_a_black_hole") else { return };
-    let _turn = figures.beside_others().await;
-    let site = Site::new().schedule("none").with("HOOKPOST_ATTEMPT_TIMEOUT", "10s");
+    let _turn = figures.alone_if_strict().await;
+    let site = Site::new().schedule("100ms").with("HOOKPOST_ATTEMPT_TIMEOUT", "10s");
     let _node = site.start().await;
-    let (addr, _hole) = black_hole().await;
+    let (addr, _hole) = black_hole(SWALLOWING).await;
+    let syns = Syns::to(SWALLOWING).await;
     let id = site.subscribe(&format!("http://{addr}/"), json!({})).await;
     let delivery = site.ingest(id, 1).await;
+    // Nobody sees it give up: but when it tries again, it has.
+    let begun = &syns.connections(2).await[&addr.port()];
+    let took = 1000.0 * (begun[1] - begun[0] - WAIT).as_secs_f64();
+    figures.record(format!("given up after {took:.0} ms, jitter of the next attempt included"));
+    let beyond = took - CONNECT_TIMEOUT.as_millis() as f64;
+    assert!(beyond >= 0.0 && beyond <= figures.bound() as f64, "{took} ms");
     let status = site.status_when(&delivery, is_failed).await;
-    let took = attempts(&status)[0].1;
-    figures.record(format!("given up after {took} ms"));
     assert!(
         status["attempts"][0]["error_details"].as_str().is_some_and(|why| why.contains("could not connect")),
         "{status}"
     );
-    assert!(took <= 5000 + LATE.as_millis() as i64, "{took} ms");
 }
 
 /// How far from its deadline the attempt at this receiver ended.
 async fn deadline(name: &str, does: Does) {
+    const EVENTS: usize = 5;
     let Some(figures) = scenario(name) else { return };
     let _turn = figures.beside_others().await;
     let deadline_ms: i64 = if long() { 10_000 } else { 3000 };
@@ -92,16 +106,13 @@ async fn deadline(name: &str, does: Does) {
     let _node = site.start().await;
     let peer = Peer::always(does).await;
     let id = site.subscribe(&peer.url(), json!({})).await;
-    let mut worst = 0;
-    let mut deliveries = Vec::new();
-    for n in 0..5 {
-        deliveries.push(site.ingest(id, n).await);
+    for n in 0..EVENTS {
+        site.ingest(id, n).await;
     }
-    for delivery in deliveries {
-        let took = attempts(&site.status_when(&delivery, is_failed).await)[0].1 - deadline_ms;
-        worst = if took.abs() > i64::abs(worst) { took } else { worst };
-    }
-    figures.record(format!("{worst:+} ms of {deadline_ms} ms, the worst of 5"));
+    let beyond = |held: &Duration| i64::try_from(held.as_millis()).expect("it is short") - deadline_ms;
+    let held = peer.held(EVENTS).await;
+    let worst = held.iter().map(beyond).max_by_key(|beyond| beyond.abs()).expect("some");
+    figures.record(format!("closed {worst:+} ms from {deadline_ms} ms, the worst of {EVENTS}"));
     assert!(worst.abs() <= 1000, "{worst} ms");
 }
 

@@ -32,6 +32,8 @@ pub enum Need {
     Faketime,
     /// Debian's `iproute2`, and the right to make a namespace.
     NetworkNamespace,
+    /// What Python sees SYNs with.
+    RawSocket,
     /// Debian's `util-linux`.
     Prlimit,
     /// The program built with `--features negative-controls`.
@@ -49,6 +51,7 @@ impl Need {
             Self::Strace => (strace_attaches(), "strace, allowed to attach"),
             Self::Faketime => (faketime().is_some(), "libfaketime"),
             Self::NetworkNamespace => (is_root() && namespace_works(), "root and network namespaces (iproute2)"),
+            Self::RawSocket => (is_root() && raw_socket_works(), "root and raw sockets (python3)"),
             Self::Prlimit => (succeeds("prlimit", &["--version"]), "prlimit (util-linux)"),
             Self::NegativeControls => (controls().is_file(), "the program with the feature negative-controls"),
         };
@@ -100,6 +103,11 @@ fn namespace_works() -> bool {
         succeeds("ip", &["netns", "del", &name]);
         made
     })
+}
+
+fn raw_socket_works() -> bool {
+    let open = "import socket; socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)";
+    succeeds("python3", &["-c", open])
 }
 
 /// Tried once, on a process of another user if there can be one, as PostgreSQL's are.
