@@ -8,8 +8,10 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::PATIENCE;
 use crate::figures::{long, scenario};
 use crate::ledger::fixed_port;
+use crate::ledger::postgres::poll;
 use crate::peer::{Arrived, Does, Peer, black_hole};
 use crate::site::Site;
 use crate::syns::Syns;
@@ -173,7 +175,7 @@ async fn pour(name: &str, head: &'static str, piece: Vec<u8>) {
     let event = fan_out("pour").await;
     pouring.after(AT_ONCE).await;
     let path = format!("/events/{}", event["event_id"].as_str().expect("an id"));
-    let mut peak = before;
+    let (begun, mut look, mut peak) = (Instant::now(), poll(), before);
     loop {
         peak = peak.max(memory(node.pid()));
         let event = site.get(&path).await;
@@ -181,6 +183,8 @@ async fn pour(name: &str, head: &'static str, piece: Vec<u8>) {
         if event["deliveries"].as_array().expect("deliveries").iter().all(ended) {
             break;
         }
+        assert!(begun.elapsed() < PATIENCE, "attempts that are poured at do not end: {event}");
+        look.tick().await;
     }
     let each = (peak - before) / AT_ONCE as u64;
     figures.record(format!(
