@@ -1,7 +1,7 @@
 //! Rows 18 to 21 and 24: name servers, clocks, networks, file descriptors and actors that fail around the service.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 use tokio::net::{TcpStream, UdpSocket};
@@ -93,6 +93,14 @@ const HOUR_S: i64 = 3600;
 const WAIT: Duration = Duration::from_secs(4);
 const LATE: Duration = Duration::from_secs(2);
 
+/// How far the clock that an attempt was stamped with is ahead of the real one.
+#[expect(clippy::disallowed_methods, reason = "the real clock, which the service does not see")]
+fn ahead_s(arrived: &crate::peer::Arrived) -> i64 {
+    let stamp = arrived.headers["webhook-timestamp"].to_str().expect("text").parse::<i64>().expect("seconds");
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+    stamp - i64::try_from(now.as_secs()).expect("this era")
+}
+
 /// Deliveries that wait for their second attempt while the clock is stepped: none is early, none is late.
 async fn clock(name: &str, step_s: i64) {
     const WAITING: usize = 30;
@@ -129,6 +137,8 @@ async fn clock(name: &str, step_s: i64) {
         let first = first.iter().find(|first| first.id() == second.id()).expect("its first attempt");
         second.at - first.at
     };
+    let astray = arrived[WAITING..].iter().map(|arrived| ahead_s(arrived) - step_s).max_by_key(|astray| astray.abs());
+    assert!(astray.is_some_and(|astray| astray.abs() <= 60), "the service does not see the step: {astray:?} s from it");
     let waits: Vec<_> = arrived[WAITING..].iter().map(waited).collect();
     let (least, most) = (*waits.iter().min().expect("some"), *waits.iter().max().expect("some"));
     figures
