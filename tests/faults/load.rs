@@ -1,29 +1,42 @@
 //! Producers that go on whatever happens, and remember what they were answered.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use reqwest::Client;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::ledger::api::{Api, Logged};
+use crate::ledger::notes::{Fate, Receipt, Sent};
 use crate::ledger::postgres::poll;
+use crate::ledger::signatures::{are_right, hub, secret};
+use crate::ledger::verdict::{Books, Verdict};
 use crate::peer::{Arrived, Peer};
-use crate::site::{ANSWER_PATIENCE, client};
+use crate::site::{ANSWER_PATIENCE, Site, client};
 
 /// Between two requests of a producer: one that is refused at once must not keep the machine busy.
 const PACE: Duration = Duration::from_millis(4);
+/// Between two looks at what has come.
+const LOOK: Duration = Duration::from_millis(100);
+/// Of the subscription that is loaded; see [`secret`].
+const SECRET: u8 = 1;
+/// A subscription's unless it says otherwise.
+const MAX_CONCURRENCY: usize = 32;
 
 /// One request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Answered {
     pub number: u64,
     pub asked: Instant,
     pub at: Instant,
     /// `None` when no answer came.
     pub status: Option<u16>,
+    /// Which 2xx promised.
+    delivery: Option<String>,
+    fate: Fate,
 }
 
 impl Answered {
@@ -34,16 +47,18 @@ impl Answered {
 
 /// Producers at work.
 pub struct Load {
+    subscription: i64,
+    begun: Instant,
     answers: Arc<Mutex<Vec<Answered>>>,
     stopping: Arc<AtomicBool>,
     producers: JoinSet<()>,
 }
 
 impl Load {
-    /// So many producers, one connection each, for this subscription; each event is so large.
+    /// So many producers, one connection each, for a subscription of [`loaded`]; each event is so large.
     pub fn start(base: &str, subscription: i64, producers: usize, event_bytes: usize) -> Self {
         let (answers, stopping) = (Arc::<Mutex<Vec<_>>>::default(), Arc::new(AtomicBool::new(false)));
-        let next = Arc::new(AtomicU64::new(0));
+        let next = Arc::new(AtomicU64::new(1));
         let url = format!("{base}/ingest/{subscription}");
         let mut running = JoinSet::new();
         for _ in 0..producers {
@@ -55,16 +70,12 @@ impl Load {
                 while !stopping.load(Ordering::Relaxed) {
                     pace.tick().await;
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    let event = json!({ "n": number, "pad": ".".repeat(event_bytes) });
-                    let asked = Instant::now();
-                    let answer = client.post(&url).body(event.to_string()).send().await;
-                    let status = answer.ok().map(|answer| answer.status().as_u16());
-                    let answered = Answered { number, asked, at: Instant::now(), status };
+                    let answered = ask(&client, &url, number, event_bytes).await;
                     answers.lock().expect("unpoisoned").push(answered);
                 }
             });
         }
-        Self { answers, stopping, producers: running }
+        Self { subscription, begun: Instant::now(), answers, stopping, producers: running }
     }
 
     /// All requests that have ended so far.
@@ -108,60 +119,121 @@ impl Load {
         self.stopping.store(true, Ordering::Relaxed);
         self.producers.join_all().await;
         let answers = std::mem::take(&mut *self.answers.lock().expect("unpoisoned"));
-        Ledger { answers }
+        Ledger { answers, subscription: self.subscription, begun: self.begun }
     }
+}
+
+/// A subscription for this URL, with the secret that the load signs with and these fields besides.
+pub async fn loaded(site: &Site, target_url: &str, mut fields: Value) -> i64 {
+    fields["secret"] = secret(SECRET).into();
+    site.subscribe(target_url, fields).await
+}
+
+async fn ask(client: &Client, url: &str, number: u64, event_bytes: usize) -> Answered {
+    let event = json!({ "n": number, "pad": ".".repeat(event_bytes) }).to_string();
+    let signature = hub(&secret(SECRET), event.as_bytes());
+    let asked = Instant::now();
+    let answer = client.post(url).header("x-hub-signature-256", signature).body(event).send().await;
+    let (status, fate, delivery) = match answer {
+        Ok(answer) => {
+            let status = answer.status();
+            let text = answer.text().await.unwrap_or_default();
+            let id = || serde_json::from_str::<Value>(&text).ok()?["delivery_id"].as_str().map(str::to_owned);
+            match status.is_success() {
+                true => (Some(status.as_u16()), Fate::Ok, id()),
+                // The one refusal that says it may be none.
+                false if text.contains("may have been stored") => (Some(status.as_u16()), Fate::Unknown, None),
+                false => (Some(status.as_u16()), Fate::Refused, None),
+            }
+        }
+        // Nothing has been sent.
+        Err(error) if error.is_connect() => (None, Fate::Refused, None),
+        Err(_) => (None, Fate::Unknown, None),
+    };
+    Answered { number, asked, at: Instant::now(), status, delivery, fate }
 }
 
 /// What the producers know.
 pub struct Ledger {
     pub answers: Vec<Answered>,
+    subscription: i64,
+    begun: Instant,
 }
 
 impl Ledger {
-    /// The numbers that were answered with 2xx.
-    pub fn ok(&self) -> BTreeSet<u64> {
-        self.answers.iter().filter(|answered| answered.is_ok()).map(|answered| answered.number).collect()
-    }
-
-    /// Accepted, and not among these.
-    pub fn lost(&self, arrived: &[Arrived]) -> BTreeSet<u64> {
-        let numbers = numbers(arrived);
-        self.ok().difference(&numbers).copied().collect()
-    }
-
-    /// Among these, and never sent.
-    pub fn phantoms(&self, arrived: &[Arrived]) -> BTreeSet<u64> {
-        let sent: BTreeSet<_> = self.answers.iter().map(|answered| answered.number).collect();
-        numbers(arrived).difference(&sent).copied().collect()
+    /// How many were answered with 2xx.
+    pub fn accepted(&self) -> usize {
+        self.answers.iter().filter(|answered| answered.is_ok()).count()
     }
 
     /// The longest that a producer waited for its answer.
     pub fn slowest(&self) -> Duration {
         self.answers.iter().map(|answered| answered.at - answered.asked).max().unwrap_or_default()
     }
+
+    fn books(&self, peer: &Peer, logs: Vec<Logged>, killed: &[Instant]) -> Books {
+        let ms = |at: &Instant| at.saturating_duration_since(self.begun).as_millis() as u64;
+        Books {
+            sent: self.answers.iter().map(|answered| answered.sent(self.subscription)).collect(),
+            receipts: peer.arrived().iter().map(|came| receipt(came, self.subscription, ms(&came.at))).collect(),
+            logs: [(self.subscription, logs)].into(),
+            kills_ms: killed.iter().map(ms).collect(),
+            max_concurrency: MAX_CONCURRENCY,
+        }
+    }
 }
 
-pub fn numbers(arrived: &[Arrived]) -> BTreeSet<u64> {
-    let number = |arrived: &Arrived| serde_json::from_slice::<Value>(&arrived.body).ok()?["n"].as_u64();
-    arrived.iter().filter_map(number).collect()
+impl Answered {
+    fn sent(&self, subscription: i64) -> Sent {
+        Sent {
+            fate: self.fate,
+            number: self.number,
+            targets: vec![subscription],
+            deliveries: self.delivery.iter().cloned().collect(),
+            why: self.status.map_or("none".to_owned(), |status| status.to_string()),
+        }
+    }
 }
 
-/// Waits until the receiver has all that was accepted, or until nothing has come for `quiet`; what is lost by then.
-pub async fn settle(ledger: &Ledger, peer: &Peer, quiet: Duration) -> BTreeSet<u64> {
-    let accepted = ledger.ok().len();
-    let (mut came, mut last, mut look) = (0, Instant::now(), poll());
+fn receipt(came: &Arrived, subscription: i64, at_ms: u64) -> Receipt {
+    let number = serde_json::from_slice::<Value>(&came.body).ok().and_then(|body| body["n"].as_u64());
+    let attempt = came.headers.get("x-hookpost-attempt").and_then(|attempt| attempt.to_str().ok()?.parse().ok());
+    Receipt {
+        // 0 is no event's: a body that nobody sent.
+        number: number.unwrap_or_default(),
+        subscription,
+        webhook_id: came.id().to_owned(),
+        attempt: attempt.unwrap_or_default(),
+        serial: came.nth as u64,
+        answer: came.status.map_or("none".to_owned(), |status| status.to_string()),
+        at_ms,
+        genuine: are_right(&secret(SECRET), &came.headers, &came.body),
+    }
+}
+
+/// The verdict, once nothing is missing any more or nothing has come for `quiet`. What the service's process had under way
+/// when it was killed may have come twice.
+pub async fn settle(ledger: &Ledger, site: &Site, peer: &Peer, quiet: Duration, killed: &[Instant]) -> Verdict {
+    let (accepted, api) = (ledger.accepted(), Api::at(site.program.addr()));
+    let (mut came, mut last, mut look) = (0, Instant::now(), interval(LOOK));
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let count = peer.count();
-        // Comparing takes a while when there are many: not before there is something to find.
-        if count >= accepted && count > came || last.elapsed() > quiet {
-            let lost = ledger.lost(&peer.arrived());
-            if lost.is_empty() || last.elapsed() > quiet {
-                return lost;
+        look.tick().await;
+        let (count, is_quiet) = (peer.count(), last.elapsed() > quiet);
+        // Judging takes a while when there are many: not before there is something to find.
+        if count >= accepted || is_quiet {
+            match api.logs(ledger.subscription).await {
+                Some(logs) => {
+                    let verdict = ledger.books(peer, logs, killed).judge();
+                    if !verdict.is_open() || is_quiet {
+                        return verdict;
+                    }
+                }
+                None => assert!(!is_quiet, "the service does not show its log"),
             }
         }
         if count > came {
             (came, last) = (count, Instant::now());
         }
-        look.tick().await;
     }
 }

@@ -32,6 +32,10 @@ pub struct Arrived {
     pub at: Instant,
     pub headers: HeaderMap,
     pub body: Vec<u8>,
+    /// Its number, from 0. The answer's body names it.
+    pub nth: usize,
+    /// What it was answered, if it was.
+    pub status: Option<u16>,
 }
 
 impl Arrived {
@@ -131,10 +135,12 @@ async fn accept(listener: TcpListener, script: Arc<Script>, notes: Notes) {
 async fn serve(mut stream: TcpStream, script: Arc<Script>, notes: Notes) {
     let mut read = Vec::new();
     while let Some(arrived) = request(&mut stream, &mut read).await {
-        let (came, nth) = (arrived.at, notes.add(arrived));
-        match script(nth) {
+        let (came, nth, does) = notes.add(arrived, &script);
+        match does {
             Does::Answer(status, lines) => {
-                let answer = format!("HTTP/1.1 {status} .\r\n{lines}content-length: 0\r\n\r\n");
+                let body = format!("receipt {nth}");
+                let length = body.len();
+                let answer = format!("HTTP/1.1 {status} .\r\n{lines}content-length: {length}\r\n\r\n{body}");
                 if stream.write_all(answer.as_bytes()).await.is_err() {
                     return;
                 }
@@ -161,7 +167,7 @@ async fn request(stream: &mut TcpStream, read: &mut Vec<u8>) -> Option<Arrived> 
             let length =
                 headers.get("content-length").and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0);
             if let Some(body) = read.get(end + 4..end + 4 + length) {
-                let arrived = Arrived { at: Instant::now(), headers, body: body.to_vec() };
+                let arrived = Arrived { at: Instant::now(), headers, body: body.to_vec(), nth: 0, status: None };
                 read.drain(..end + 4 + length);
                 return Some(arrived);
             }
@@ -208,12 +214,16 @@ async fn pour(mut stream: TcpStream, head: &str, piece: &[u8], notes: &Notes) {
 }
 
 impl Notes {
-    /// Its number, from 0.
-    fn add(&self, arrived: Arrived) -> usize {
+    /// When it came, its number, and what becomes of it.
+    fn add(&self, mut arrived: Arrived, script: &Arc<Script>) -> (Instant, usize, Does) {
         let mut all = self.arrived.lock().expect("unpoisoned");
+        let (came, nth) = (arrived.at, all.len());
+        let does = script(nth);
+        arrived.nth = nth;
+        arrived.status = if let Does::Answer(status, _) = does { Some(status) } else { None };
         all.push(arrived);
         self.count.send_replace(all.len());
-        all.len() - 1
+        (came, nth, does)
     }
 
     /// The caller of a request that came then has closed the connection.

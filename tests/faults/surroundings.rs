@@ -11,7 +11,7 @@ use crate::PATIENCE;
 use crate::clock::WallClock;
 use crate::figures::{long, scenario};
 use crate::ledger::postgres::poll;
-use crate::load::{Load, settle};
+use crate::load::{Load, loaded, settle};
 use crate::netns::Network;
 use crate::peer::{Does, Peer};
 use crate::site::Site;
@@ -172,7 +172,7 @@ async fn partition_heals_with_a_backlog() {
     let node = site.start().await;
     let peer = Peer::at((network.outside(), 0).into(), |_| Does::Answer(200, "")).await;
     let fields = json!({ "rate_limit": { "per_second": PER_SECOND, "burst": 1 }, "breaker": { "wait_ms": 200 } });
-    let id = site.subscribe(&peer.url(), fields).await;
+    let id = loaded(&site, &peer.url(), fields).await;
     let load = Load::start(&site.base(), id, 8, 200);
     peer.after(100).await;
     network.cut();
@@ -182,7 +182,7 @@ async fn partition_heals_with_a_backlog() {
     let before = peer.count();
     network.heal();
     let healed = Instant::now();
-    let lost = settle(&ledger, &peer, PATIENCE).await;
+    let verdict = settle(&ledger, &site, &peer, PATIENCE, &[]).await;
     let took = healed.elapsed();
     let after: Vec<_> = peer.arrived()[before..].iter().map(|arrived| arrived.at).collect();
     let first = after.first().map(|at| *at - healed).unwrap_or_default();
@@ -192,10 +192,10 @@ async fn partition_heals_with_a_backlog() {
     figures.record(format!(
         "backlog {}, first after {first:.1?}, peak {peak}/s at a limit of {PER_SECOND}/s, received in {took:.1?}, {} lost",
         after.len(),
-        lost.len()
+        verdict.lost.len()
     ));
     assert!(after.len() >= backlog, "there was no backlog to speak of: {}", after.len());
-    assert_eq!(lost.len(), 0, "{lost:?}");
+    verdict.assert_clean();
     assert!(peak <= 2 * PER_SECOND, "{peak} in a second");
     node.kill().await;
 }
@@ -212,7 +212,7 @@ async fn file_descriptors_run_out() {
     let _turn = figures.beside_others().await;
     let (site, peer) = (Site::new(), Peer::always(Does::Answer(200, "")).await);
     let mut node = site.start().await;
-    let id = site.subscribe(&peer.url(), json!({ "breaker": { "wait_ms": 200 } })).await;
+    let id = loaded(&site, &peer.url(), json!({ "breaker": { "wait_ms": 200 } })).await;
     let pid = node.pid();
     run("prlimit", &["--pid", &pid.to_string(), &format!("--nofile={LIMIT}:{LIMIT}")]);
     let load = Load::start(&site.base(), id, 8, 200);
@@ -248,16 +248,15 @@ async fn file_descriptors_run_out() {
     };
     load.accepts(50, PATIENCE).await;
     let ledger = load.stop().await;
-    let lost = settle(&ledger, &peer, PATIENCE / 2).await;
+    let verdict = settle(&ledger, &site, &peer, PATIENCE / 2, &[]).await;
     figures.record(format!(
         "{acked} of {} accepted with all {LIMIT} taken, serving {} after, {} lost of {}",
         meanwhile.len(),
         ms(served),
-        lost.len(),
-        ledger.ok().len()
+        verdict.lost.len(),
+        verdict.accepted
     ));
-    assert_eq!(lost.len(), 0, "{lost:?}");
-    assert_eq!(ledger.phantoms(&peer.arrived()).len(), 0);
+    verdict.assert_clean();
     node.run_for(Duration::from_millis(1)).await;
 }
 
