@@ -3,18 +3,22 @@
 //! What a program has written stays in the page cache of the mounted file system until it is synced, or written back by
 //! the kernel; only then the loop device puts it into the file. So a copy of the file is what a disk would hold: what was
 //! not synced is not in it. Nothing else than a sync writes back meanwhile: the journal commits by itself every ten minutes
-//! only, and the kernel writes back data after 30 s, which no scenario takes.
+//! only, and the kernel writes back data after 30 s, so the copy must be complete before that.
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 use crate::tools::{is_running, run, try_run};
 
 /// Not TMPDIR: root's may be closed to the user of PostgreSQL.
 const FOLDER: &str = "/tmp";
+/// From what must not be lost to the end of the copy: less than what the kernel waits before it writes back by itself.
+const NOT_YET_WRITTEN_BACK: Duration = Duration::from_secs(25);
 const PREFIX: &str = "hookpost-disk-";
 
 /// Unmounted and removed with the test.
@@ -60,10 +64,12 @@ impl Disk {
     }
 
     /// The disk as it would be found if the power were cut now, after the journal's replay. Whoever writes must have been
-    /// stopped: the copy takes a moment.
-    pub fn after_a_power_cut(&self) -> Self {
+    /// stopped: the copy takes a moment. Nothing that was written before `begun` is looked for in it.
+    pub fn after_a_power_cut(&self, begun: Instant) -> Self {
         let copy = Self::unmounted(self.size_mb);
         run("cp", &["--sparse=always", text(&self.file()), text(&copy.file())]);
+        let took = begun.elapsed();
+        assert!(took < NOT_YET_WRITTEN_BACK, "the kernel may have written back what nobody synced: {took:?}");
         copy.mount();
         copy
     }

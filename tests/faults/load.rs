@@ -83,6 +83,17 @@ impl Load {
         self.answers.lock().expect("unpoisoned").clone()
     }
 
+    /// When the first of those that were accepted was sent.
+    pub fn first_accepted(&self) -> Instant {
+        let answers = self.answers();
+        answers
+            .iter()
+            .filter(|answered| answered.is_ok())
+            .map(|answered| answered.asked)
+            .min()
+            .expect("one is accepted")
+    }
+
     /// Those that were sent after this moment.
     pub fn since(&self, moment: Instant) -> Vec<Answered> {
         let answers = self.answers.lock().expect("unpoisoned");

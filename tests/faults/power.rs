@@ -76,7 +76,7 @@ impl Scene {
         if let Some(cluster) = &cluster {
             cluster.freeze().await;
         }
-        let after = disk.after_a_power_cut();
+        let after = disk.after_a_power_cut(load.first_accepted());
         node.kill().await;
         let moved = match cluster {
             Some(cluster) => Some(cluster.on_the_copy_in(&after.path()).await),
