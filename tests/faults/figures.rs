@@ -61,7 +61,7 @@ scenarios! {
     18 dns_fails "healthy p99 + ≤ {} ms" (5 105) []
     19 clock_goes_an_hour_ahead "no storm, no stall" [Faketime]
     19 clock_goes_an_hour_back "no storm, no stall" [Faketime]
-    20 partition_heals_with_a_backlog "peak ≤ 2 × the rate limit, 0 lost" [NetworkNamespace]
+    20 partition_heals_with_a_backlog "rate limit reached (≥ 70 %), peak ≤ 2 × it, 0 lost" [NetworkNamespace]
     21 actor_panics "restarts, 0 lost, others' p99 + ≤ {} ms" (5 105) [NegativeControls]
     22 secret_is_rotated_during_retries "both signatures verify, 100 %" []
     23 subscription_is_deleted_in_flight "≤ 1 further attempt each" []
