@@ -16,6 +16,8 @@ use crate::site::Site;
 use crate::tools::memory;
 
 const PRODUCERS: usize = 8;
+/// Those who give up and come back while a store stands still.
+const IMPATIENT: usize = 128;
 const QUIET: Duration = Duration::from_secs(15);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -28,7 +30,9 @@ async fn postgres_is_stopped() {
     let (site, peer) = (Site::on(&cluster), Peer::always(Does::Answer(200, "")).await);
     let node = site.start().await;
     let id = loaded(&site, &peer.url(), json!({})).await;
-    let load = Load::start(&site.base(), id, 4 * PRODUCERS, 200);
+    let mut load = Load::start(&site.base(), id, 4 * PRODUCERS, 200);
+    // A queue without a bound would grow by what these ask for and do not wait for.
+    load.joined_by_impatient(IMPATIENT);
     // Every pool and buffer has grown to what the load needs.
     load.accepts(3000, PATIENCE).await;
     let before = memory(node.pid());
@@ -50,9 +54,10 @@ async fn postgres_is_stopped() {
 
     let growth = 100.0 * (peak as f64 / before as f64 - 1.0);
     let refused = meanwhile.iter().filter(|answered| answered.status == Some(503)).count();
+    let given_up = meanwhile.iter().filter(|answered| answered.status.is_none()).count();
     let acked = meanwhile.iter().filter(|answered| answered.is_ok()).count();
     figures.record(format!(
-        "{refused} × 503 in {} s, slowest answer {:.2} s, memory {growth:+.1} %, accepting {:.1} s after, {} lost",
+        "{refused} × 503 in {} s, {given_up} given up, slowest answer {:.2} s, memory {growth:+.1} %, accepting {:.1} s after, {} lost",
         stopped_for.as_secs(),
         ledger.slowest().as_secs_f64(),
         again.as_secs_f64(),
@@ -60,6 +65,7 @@ async fn postgres_is_stopped() {
     ));
     verdict.assert_clean();
     assert_eq!(acked, 0);
+    assert!(given_up >= 10 * IMPATIENT, "only {given_up} came and went: no queue could have grown");
     let within = Duration::from_secs(figures.bound());
     assert!(refused > 0 && ledger.slowest() < within, "{refused} refused, {:?}", ledger.slowest());
     assert!(growth <= 10.0, "memory {before} → {peak}");

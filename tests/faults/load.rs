@@ -19,6 +19,8 @@ use crate::site::{ANSWER_PATIENCE, Site, client};
 
 /// Between two requests of a producer: one that is refused at once must not keep the machine busy.
 const PACE: Duration = Duration::from_millis(4);
+/// How long a client without patience waits for its answer. Its next event comes then, whether or not there was one.
+const IMPATIENCE: Duration = Duration::from_millis(250);
 /// Between two looks at what has come.
 const LOOK: Duration = Duration::from_millis(100);
 /// Of the subscription that is loaded; see [`secret`].
@@ -47,8 +49,11 @@ impl Answered {
 
 /// Producers at work.
 pub struct Load {
+    url: String,
     subscription: i64,
+    event_bytes: usize,
     begun: Instant,
+    next: Arc<AtomicU64>,
     answers: Arc<Mutex<Vec<Answered>>>,
     stopping: Arc<AtomicBool>,
     producers: JoinSet<()>,
@@ -57,15 +62,32 @@ pub struct Load {
 impl Load {
     /// So many producers, one connection each, for a subscription of [`loaded`]; each event is so large.
     pub fn start(base: &str, subscription: i64, producers: usize, event_bytes: usize) -> Self {
-        let (answers, stopping) = (Arc::<Mutex<Vec<_>>>::default(), Arc::new(AtomicBool::new(false)));
-        let next = Arc::new(AtomicU64::new(1));
-        let url = format!("{base}/ingest/{subscription}");
-        let mut running = JoinSet::new();
+        let mut load = Self {
+            url: format!("{base}/ingest/{subscription}"),
+            subscription,
+            event_bytes,
+            begun: Instant::now(),
+            next: Arc::new(AtomicU64::new(1)),
+            answers: Arc::default(),
+            stopping: Arc::default(),
+            producers: JoinSet::new(),
+        };
+        load.join(producers, ANSWER_PATIENCE, PACE);
+        load
+    }
+
+    /// So many more, who do not wait for long: while nothing is answered, events come in all the same.
+    pub fn joined_by_impatient(&mut self, producers: usize) {
+        self.join(producers, IMPATIENCE, IMPATIENCE);
+    }
+
+    fn join(&mut self, producers: usize, patience: Duration, pace: Duration) {
         for _ in 0..producers {
-            let (url, next, answers, stopping) = (url.clone(), next.clone(), answers.clone(), stopping.clone());
-            running.spawn(async move {
-                let client = client(ANSWER_PATIENCE);
-                let mut pace = interval(PACE);
+            let (url, next, answers) = (self.url.clone(), self.next.clone(), self.answers.clone());
+            let (stopping, event_bytes) = (self.stopping.clone(), self.event_bytes);
+            self.producers.spawn(async move {
+                let client = client(patience);
+                let mut pace = interval(pace);
                 pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 while !stopping.load(Ordering::Relaxed) {
                     pace.tick().await;
@@ -75,7 +97,6 @@ impl Load {
                 }
             });
         }
-        Self { subscription, begun: Instant::now(), answers, stopping, producers: running }
     }
 
     /// All requests that have ended so far.
