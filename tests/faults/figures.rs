@@ -65,7 +65,7 @@ scenarios! {
     21 actor_panics "restarts, 0 lost, others' p99 + ≤ {} ms" (5 105) [NegativeControls]
     22 secret_is_rotated_during_retries "both signatures verify, 100 %" []
     23 subscription_is_deleted_in_flight "≤ 1 further attempt each" []
-    24 file_descriptors_run_out "no crash, 0 lost, serving again" [Prlimit]
+    24 file_descriptors_run_out "attempts fail for want of one; no crash, 0 lost, serving again" [Prlimit]
 }
 
 /// Scenarios that measure latency or memory run alone, the others beside each other.

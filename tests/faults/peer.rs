@@ -11,10 +11,13 @@ use tokio::time::{Duration, Instant, interval};
 
 use crate::PATIENCE;
 
+/// The header line of a receiver that wants a connection for each attempt.
+pub const CLOSE: &str = "connection: close\r\n";
+
 /// What becomes of a request once it has been read.
 #[derive(Clone, Debug)]
 pub enum Does {
-    /// Answers with this status and these header lines, and goes on.
+    /// Answers with this status and these header lines, and goes on unless they say [`CLOSE`].
     Answer(u16, &'static str),
     /// Never answers.
     Hang,
@@ -141,7 +144,7 @@ async fn serve(mut stream: TcpStream, script: Arc<Script>, notes: Notes) {
                 let body = format!("receipt {nth}");
                 let length = body.len();
                 let answer = format!("HTTP/1.1 {status} .\r\n{lines}content-length: {length}\r\n\r\n{body}");
-                if stream.write_all(answer.as_bytes()).await.is_err() {
+                if stream.write_all(answer.as_bytes()).await.is_err() || lines == CLOSE {
                     return;
                 }
             }

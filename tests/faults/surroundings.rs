@@ -10,10 +10,11 @@ use tokio::time::Instant;
 use crate::PATIENCE;
 use crate::clock::WallClock;
 use crate::figures::{long, scenario};
+use crate::ledger::api::Api;
 use crate::ledger::postgres::poll;
 use crate::load::{Load, loaded, settle};
 use crate::netns::Network;
-use crate::peer::{Does, Peer};
+use crate::peer::{CLOSE, Does, Peer};
 use crate::site::Site;
 use crate::times::{ms, p99};
 use crate::tools::run;
@@ -209,12 +210,23 @@ fn open_files(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count).unwrap_or_default()
 }
 
+/// So many more connections to this address.
+async fn hold(held: &mut Vec<TcpStream>, addr: SocketAddr, count: usize) {
+    for _ in 0..count {
+        held.extend(tokio::time::timeout(LATE, TcpStream::connect(addr)).await.into_iter().flatten());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn file_descriptors_run_out() {
     const LIMIT: usize = 128;
+    // EMFILE, as the attempt log says it.
+    const NONE_LEFT: &str = "(error 24)";
     let Some(figures) = scenario("file_descriptors_run_out") else { return };
     let _turn = figures.beside_others().await;
-    let (site, peer) = (Site::new(), Peer::always(Does::Answer(200, "")).await);
+    // It closes after each answer: every attempt needs a descriptor.
+    let peer = Peer::always(Does::Answer(200, CLOSE)).await;
+    let site = Site::new().schedule("200ms,500ms,1s,2s,5s,5s,5s,5s,5s,5s");
     let mut node = site.start().await;
     let id = loaded(&site, &peer.url(), json!({ "breaker": { "wait_ms": 200 } })).await;
     let pid = node.pid();
@@ -223,19 +235,14 @@ async fn file_descriptors_run_out() {
     load.accepts(100, PATIENCE).await;
 
     // More than it can have; what it does not take waits in the kernel's queue.
-    let mut held = Vec::new();
-    let begun = Instant::now();
-    let mut look = poll();
+    let (mut held, begun, mut look) = (Vec::new(), Instant::now(), poll());
     while open_files(pid) < LIMIT {
         assert!(begun.elapsed() < PATIENCE, "{} of {LIMIT} open", open_files(pid));
-        for _ in 0..16 {
-            held.extend(
-                tokio::time::timeout(LATE, TcpStream::connect(site.program.addr())).await.into_iter().flatten(),
-            );
-        }
+        hold(&mut held, site.program.addr(), 16).await;
         look.tick().await;
     }
-    // A while without any: the receiver closes what it has, and nothing new can be opened.
+    hold(&mut held, site.program.addr(), LIMIT / 2).await;
+    // A while without any: what the attempts close, those who wait in the queue take.
     let out = Instant::now();
     load.when("answered", out, PATIENCE, |seen| seen.len() >= if long() { 20_000 } else { 1000 }).await;
     let meanwhile = load.since(out);
@@ -253,14 +260,17 @@ async fn file_descriptors_run_out() {
     load.accepts(50, PATIENCE).await;
     let ledger = load.stop().await;
     let verdict = settle(&ledger, &site, &peer, PATIENCE / 2, &[]).await;
+    let logs = Api::at(site.program.addr()).logs(id).await.expect("it serves");
+    let without = logs.iter().filter(|row| row.error.contains(NONE_LEFT)).count();
     figures.record(format!(
-        "{acked} of {} accepted with all {LIMIT} taken, serving {} after, {} lost of {}",
+        "{acked} of {} accepted with all {LIMIT} taken, {without} attempts failed for want of one, serving {} after, {} lost of {}",
         meanwhile.len(),
         ms(served),
         verdict.lost.len(),
         verdict.accepted
     ));
     verdict.assert_clean();
+    assert!(without > 0, "no attempt went without: nothing was exhausted");
     node.run_for(Duration::from_millis(1)).await;
 }
 

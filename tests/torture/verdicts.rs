@@ -22,7 +22,7 @@ fn receipt(line: &str) -> Receipt {
 
 fn logged(delivery: &str, attempt: u32, status: Option<u16>, serial: Option<u64>) -> Logged {
     let outcome = if status == Some(200) { "Success" } else { "Failed Attempt" };
-    Logged { delivery_id: delivery.to_owned(), attempt, outcome: outcome.to_owned(), status, serial }
+    Logged { delivery_id: delivery.to_owned(), attempt, outcome: outcome.to_owned(), status, error: String::new(), serial }
 }
 
 /// One event for subscription 1, which failed once and was then received; one for both, whose first attempt hung at 2; one
