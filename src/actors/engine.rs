@@ -26,8 +26,9 @@ use crate::store::writer::{Claim, Key, Stored, Submission, What, WriteError, Wri
 use crate::store::{EventDelivery, Recovery, Store, StoreError};
 use crate::vault::Unopened;
 
-/// How long a producer waits for its commit. A store that is slower than this is down, as far as it is concerned.
-const ACK_TIMEOUT: Duration = Duration::from_secs(6);
+/// How long a producer waits for its commit. A store that is slower than this is down, as far as it is concerned. So its
+/// answer is there within 6 s, the way to it included.
+const ACK_TIMEOUT: Duration = Duration::from_millis(5800);
 /// How long an activation may take before its event is refused.
 const ACTIVATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an actor may take to say how it is: it waits for nobody.
