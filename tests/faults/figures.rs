@@ -175,4 +175,6 @@ fn docs_reliability_md_names_every_scenario_and_every_row() {
     assert!(unnamed.is_empty(), "docs/reliability.md does not name {unnamed:?}");
     let absent: Vec<_> = (1..=25).filter(|row| !docs.contains(&format!("\n| {row} |"))).collect();
     assert!(absent.is_empty(), "docs/reliability.md has no rows {absent:?}");
+    let owed: Vec<_> = docs.lines().filter(|line| line.contains("*figure")).collect();
+    assert!(owed.is_empty(), "docs/reliability.md has rows without a figure: {owed:#?}");
 }

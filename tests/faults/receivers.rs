@@ -40,7 +40,7 @@ fn attempts(status: &Value) -> Vec<(i64, i64)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn receiver_refuses() {
-    const WAITS: [Duration; 4] = [200, 400, 800, 1600].map(Duration::from_millis);
+    const WAITS_MS: [u32; 4] = [200, 400, 800, 1600];
     const DELIVERIES: u16 = 10;
     let Some(figures) = scenario("receiver_refuses") else { return };
     let _turn = figures.alone_if_strict().await;
@@ -53,18 +53,18 @@ async fn receiver_refuses() {
         let id = site.subscribe(&format!("http://{REFUSING}:{}/", port + n), json!({})).await;
         deliveries.push(site.ingest(id, n.into()).await);
     }
-    let connections = syns.connections(usize::from(DELIVERIES) * (WAITS.len() + 1)).await;
+    let connections = syns.connections(usize::from(DELIVERIES) * (WAITS_MS.len() + 1)).await;
     // Milliseconds beyond each wait, and beyond the longest that its jitter makes it.
     let (mut least, mut most) = (f64::MAX, f64::MIN);
     for begun in connections.values() {
-        assert_eq!(begun.len(), WAITS.len() + 1);
-        for (pair, wait) in begun.windows(2).zip(WAITS) {
-            let beyond = 1000.0 * ((pair[1] - pair[0]).as_secs_f64() - wait.as_secs_f64());
+        assert_eq!(begun.len(), WAITS_MS.len() + 1);
+        for (pair, wait) in begun.windows(2).zip(WAITS_MS.map(f64::from)) {
+            let beyond = 1000.0 * (pair[1] - pair[0]).as_secs_f64() - wait;
             least = least.min(beyond);
-            most = most.max(beyond - 100.0 * wait.as_secs_f64());
+            most = most.max(beyond - wait / 10.0);
         }
     }
-    let waits = connections.len() * WAITS.len();
+    let waits = connections.len() * WAITS_MS.len();
     figures.record(format!("{waits} waits: at least {least:+.1} ms, at most {most:+.1} ms beyond the jitter of 10 %"));
     assert!(least >= -1000.0 * ROUNDING.as_secs_f64(), "{least} ms: before its wait was over");
     assert!(most <= figures.bound() as f64, "{most} ms beyond the jitter");
