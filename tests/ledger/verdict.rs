@@ -4,7 +4,9 @@
 //! **The bound on duplicates.** A duplicate is a second receipt of the same attempt of the same delivery (its number is a
 //! header). It comes about only when the process dies between the sending and the commit of the attempt's log row, and an
 //! attempt holds one of its subscription's `max_concurrency` places until that commit. So each kill repeats at most
-//! `max_concurrency` attempts of a subscription, and without a kill there is none.
+//! `max_concurrency` attempts of a subscription, and without a kill there is none. A death is told as the time from the
+//! signal until all that the process had sent was read, so each duplicate lies around a death, and is charged to that of
+//! the process that had sent the attempt before.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::{self, Debug, Write};
@@ -12,8 +14,6 @@ use std::fmt::{self, Debug, Write};
 use super::api::Logged;
 use super::notes::{Fate, Receipt, Sent};
 
-/// A receipt's time is when it was read: bytes that a process left behind are read a little later than it died.
-const READ_LATE_MS: u64 = 2000;
 /// Shown of each finding; the files have the rest.
 const SHOWN: usize = 5;
 
@@ -24,10 +24,18 @@ pub struct Books {
     pub receipts: Vec<Receipt>,
     /// Of each subscription.
     pub logs: BTreeMap<i64, Vec<Logged>>,
-    /// When a process that delivered was killed, or lost the store for good, in the receiver's milliseconds.
-    pub kills_ms: Vec<u64>,
+    /// In their order.
+    pub deaths: Vec<Death>,
     /// Attempts of a subscription that one kill may cause to be sent again.
     pub max_concurrency: usize,
+}
+
+/// A process that delivered was killed or lost the store for good, in the receiver's milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Death {
+    pub from_ms: u64,
+    /// When it was gone, and what it had sent was read.
+    pub to_ms: u64,
 }
 
 /// An event as one subscription sees it.
@@ -44,7 +52,7 @@ pub struct Verdict {
     pub kills: usize,
     /// Second receipts of an attempt.
     pub duplicates: usize,
-    /// How many there may be.
+    /// How many there may be of one subscription for one kill.
     pub bound: usize,
     /// A number that the producer has not written down once, or twice.
     pub unaccounted: Vec<u64>,
@@ -60,8 +68,10 @@ pub struct Verdict {
     pub twins: Vec<Owed>,
     /// An attempt that was sent again although no process had died meanwhile.
     pub repeated: Vec<(String, u32)>,
-    /// Subscriptions with more duplicates than their bound.
-    pub over_bound: Vec<(i64, usize)>,
+    /// Most duplicates of one subscription that one kill is charged with.
+    pub most: usize,
+    /// Kills, subscriptions, and their duplicates where these are more than their bound.
+    pub over_bound: Vec<(Death, i64, usize)>,
     /// Deliveries whose log is not 1, 2, 3, …, each once, and a success at the end.
     pub broken_logs: Vec<(String, Vec<u32>)>,
     /// Received, and not in the log.
@@ -73,6 +83,7 @@ pub struct Verdict {
 impl Books {
     pub fn judge(&self) -> Verdict {
         let received = self.received();
+        let charged = self.charged();
         let count = |fate| self.sent.iter().filter(|sent| sent.fate == fate).count();
         Verdict {
             events: self.sent.len(),
@@ -80,9 +91,10 @@ impl Books {
             refused: count(Fate::Refused),
             unknown: count(Fate::Unknown),
             receipts: self.receipts.len(),
-            kills: self.kills_ms.len(),
-            duplicates: self.duplicates().values().sum(),
-            bound: self.kills_ms.len() * self.max_concurrency * self.logs.len(),
+            kills: self.deaths.len(),
+            duplicates: self.attempts().values().map(|receipts| receipts.len() - 1).sum(),
+            most: charged.values().copied().max().unwrap_or_default(),
+            bound: self.max_concurrency,
             unaccounted: self.unaccounted(),
             lost: self.lost(),
             phantoms: self.phantoms(&received),
@@ -90,7 +102,7 @@ impl Books {
             torn: self.torn(&received),
             twins: self.twins(&received),
             repeated: self.repeated(),
-            over_bound: self.over_bound(),
+            over_bound: self.over_bound(charged),
             broken_logs: self.broken_logs(&received),
             unlogged: self.unlogged(),
             invented: self.invented(),
@@ -167,28 +179,33 @@ impl Books {
         attempts
     }
 
-    /// Of each subscription.
-    fn duplicates(&self) -> BTreeMap<i64, usize> {
-        let mut duplicates = BTreeMap::new();
-        for ((subscription, ..), receipts) in self.attempts() {
-            *duplicates.entry(subscription).or_default() += receipts.len() - 1;
-        }
-        duplicates
+    /// The death of the process that sent the first: the first one that lies between the two, or around one of them.
+    fn death_between(&self, first: &Receipt, second: &Receipt) -> Option<Death> {
+        let lies = |death: &&Death| death.from_ms <= second.at_ms && first.at_ms <= death.to_ms;
+        self.deaths.iter().filter(lies).min().copied()
     }
 
     fn repeated(&self) -> Vec<(String, u32)> {
-        let killed_between = |from: u64, to: u64| {
-            self.kills_ms.iter().any(|kill| (from.saturating_sub(READ_LATE_MS)..=to).contains(kill))
-        };
         let needless =
-            |receipts: &[&Receipt]| receipts.windows(2).any(|pair| !killed_between(pair[0].at_ms, pair[1].at_ms));
+            |receipts: &[&Receipt]| receipts.windows(2).any(|pair| self.death_between(pair[0], pair[1]).is_none());
         let attempts = self.attempts().into_iter().filter(|(_, receipts)| needless(receipts));
         attempts.map(|((_, id, attempt), _)| (id.to_owned(), attempt)).collect()
     }
 
-    fn over_bound(&self) -> Vec<(i64, usize)> {
-        let bound = self.kills_ms.len() * self.max_concurrency;
-        self.duplicates().into_iter().filter(|(_, duplicates)| *duplicates > bound).collect()
+    /// The duplicates of each subscription by the death that they are charged to.
+    fn charged(&self) -> BTreeMap<(Death, i64), usize> {
+        let mut charged = BTreeMap::new();
+        for ((subscription, ..), receipts) in self.attempts() {
+            for death in receipts.windows(2).filter_map(|pair| self.death_between(pair[0], pair[1])) {
+                *charged.entry((death, subscription)).or_default() += 1;
+            }
+        }
+        charged
+    }
+
+    fn over_bound(&self, charged: BTreeMap<(Death, i64), usize>) -> Vec<(Death, i64, usize)> {
+        let over = charged.into_iter().filter(|(_, duplicates)| *duplicates > self.max_concurrency);
+        over.map(|((death, subscription), duplicates)| (death, subscription, duplicates)).collect()
     }
 
     fn broken_logs(&self, received: &BTreeMap<Owed, BTreeSet<&str>>) -> Vec<(String, Vec<u32>)> {
@@ -277,9 +294,10 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { events, accepted, refused, unknown, receipts, kills, duplicates, bound, .. } = self;
+        let Self { events, accepted, refused, unknown, receipts, kills, duplicates, most, bound, .. } = self;
         write!(f, "{events} events: {accepted} accepted, {refused} refused, {unknown} unknown; {receipts} receipts; ")?;
-        write!(f, "{kills} kills, {duplicates} duplicates of at most {bound}; lost {}", self.lost.len())?;
+        write!(f, "{kills} kills, {duplicates} duplicates, at most {most} of {bound} a kill and subscription; ")?;
+        write!(f, "lost {}", self.lost.len())?;
         let mut findings = String::new();
         for (name, text) in self.findings() {
             write!(findings, "; {name} {text}")?;

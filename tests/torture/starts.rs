@@ -109,9 +109,10 @@ async fn a_second_signal_stops_it_at_once_and_costs_no_more_than_a_kill(backend:
     stage.scene.receiver.more(10, PATIENCE).await;
     node.signal("TERM").await;
     node.log().first("stopping", |line| line.contains("once more to stop at once")).await;
-    stage.scene.note_kill();
+    let killed = stage.scene.receiver.now_ms();
     node.signal("TERM").await;
     assert_eq!(node.exit(AT_ONCE).await.code(), Some(128 + 15));
+    stage.scene.died_since(killed).await;
     assert!(AT_ONCE < ATTEMPT_TIMEOUT + STOP_MARGIN, "or the first signal would have done it");
     let node = stage.start().await;
     producer.more_ok(10, START_PATIENCE).await;

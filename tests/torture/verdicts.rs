@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::ledger::api::Logged;
 use crate::ledger::notes::{Fate, Receipt, Sent};
-use crate::ledger::verdict::Books;
+use crate::ledger::verdict::{Books, Death};
 
 const LATE_MS: u64 = 60_000;
 
@@ -51,7 +51,7 @@ fn right() -> Books {
         sent: lines.map(sent).to_vec(),
         receipts: came.map(receipt).to_vec(),
         logs: BTreeMap::from(logs),
-        kills_ms: Vec::new(),
+        deaths: Vec::new(),
         max_concurrency: 1,
     }
 }
@@ -132,29 +132,42 @@ fn one_event_under_two_ids_or_an_id_that_was_not_promised_is_a_twin() {
 }
 
 #[test]
-fn an_attempt_that_was_sent_again_needs_a_kill_between() {
+fn an_attempt_that_was_sent_again_needs_a_death_between() {
     let again = |books: &mut Books| books.receipts.push(receipt("2 1 b 1 16 200 60000 good"));
-    assert_eq!(found(again), ["over_bound", "repeated"]);
-    let killed_at = |at: u64| {
+    assert_eq!(found(again), ["repeated"]);
+    let died = |from_ms: u64, to_ms: u64| {
         found(|books| {
             again(books);
-            books.kills_ms.push(at);
+            books.deaths.push(Death { from_ms, to_ms });
         })
     };
-    assert_eq!(killed_at(LATE_MS / 2), [""; 0]);
-    assert_eq!(killed_at(LATE_MS + 1), ["repeated"]);
+    assert_eq!(died(400, 500), [""; 0]);
+    assert_eq!(died(300, 310), [""; 0], "the first receipt was read while it died");
+    assert_eq!(died(300, 309), ["repeated"], "it was dead before the first");
+    assert_eq!(died(LATE_MS + 1, LATE_MS + 2), ["repeated"], "it died after the second");
 }
 
 #[test]
-fn each_kill_allows_a_window_of_duplicates_and_no_more() {
-    let names = found(|books| {
-        books.kills_ms.push(LATE_MS / 2);
+fn each_death_allows_a_window_of_duplicates_and_no_more() {
+    let twice = |books: &mut Books| {
         books.receipts.push(receipt("2 1 b 1 16 200 60000 good"));
         books.receipts.push(receipt("1 1 a 2 17 200 60000 good"));
-    });
-    assert_eq!(names, ["over_bound"]);
-    let verdict = right().judge();
-    assert_eq!((verdict.duplicates, verdict.bound), (0, 0));
+    };
+    let one = Death { from_ms: 400, to_ms: 500 };
+    let another = Death { from_ms: 600, to_ms: 700 };
+    for deaths in [vec![one], vec![one, another]] {
+        let names = found(|books| {
+            books.deaths = deaths;
+            twice(books);
+        });
+        assert_eq!(names, ["over_bound"], "what one causes is not excused by another");
+    }
+    let mut books = right();
+    books.deaths = vec![one, another];
+    books.receipts.push(receipt("2 1 b 1 16 200 550 good"));
+    books.receipts.push(receipt("2 1 b 1 17 200 60000 good"));
+    let verdict = books.judge();
+    assert_eq!((verdict.duplicates, verdict.most), (2, 1), "each is charged to its own");
 }
 
 #[test]
