@@ -181,10 +181,15 @@ impl Node {
     }
 
     /// SIGTERM, and its exit code and how long that took, which must be no longer than an attempt and a margin.
-    pub async fn terminate(mut self) -> (Option<i32>, Duration) {
+    pub async fn terminate(self) -> (Option<i32>, Duration) {
+        self.terminate_within(ATTEMPT_TIMEOUT + STOP_MARGIN).await
+    }
+
+    /// The same with another limit.
+    pub async fn terminate_within(mut self, limit: Duration) -> (Option<i32>, Duration) {
         let asked = Instant::now();
         self.signal("TERM").await;
-        let status = self.exit(ATTEMPT_TIMEOUT + STOP_MARGIN).await;
+        let status = self.exit(limit).await;
         (status.code(), asked.elapsed())
     }
 }
