@@ -32,6 +32,8 @@ pub struct Logged {
     /// `Success`, `Failed Attempt` or `Failure`.
     pub outcome: String,
     pub status: Option<u16>,
+    /// Why there is no whole answer.
+    pub error: String,
     /// The receipt that the answer's body named.
     pub serial: Option<u64>,
 }
@@ -114,6 +116,7 @@ impl Logged {
             attempt: number("attempt_number").and_then(|n| u32::try_from(n).ok()).expect("a number"),
             outcome: text("outcome").to_owned(),
             status: number("http_status").and_then(|status| u16::try_from(status).ok()),
+            error: text("error_details").to_owned(),
             serial: text("response_body").strip_prefix("receipt ").and_then(|serial| serial.parse().ok()),
         }
     }

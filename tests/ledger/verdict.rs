@@ -14,6 +14,10 @@ use std::fmt::{self, Debug, Write};
 use super::api::Logged;
 use super::notes::{Fate, Receipt, Sent};
 
+/// How the errors of attempts begin that no receiver can have seen (src/outbound/failure.rs).
+const NOT_SENT: [&str; 3] = ["could not connect to ", "connection refused: ", "not sent, "];
+/// What an event may be refused with: the service says that it is busy, or is not there.
+const REFUSALS: [&str; 4] = ["503", "429", "connect", "cut"];
 /// Shown of each finding; the files have the rest.
 const SHOWN: usize = 5;
 
@@ -56,6 +60,8 @@ pub struct Verdict {
     pub bound: usize,
     /// A number that the producer has not written down once, or twice.
     pub unaccounted: Vec<u64>,
+    /// Refused with anything but a word of being busy or away.
+    pub odd_refusals: Vec<(u64, String)>,
     /// Answered with 2xx, and never received with 2xx.
     pub lost: Vec<Owed>,
     /// Received, and refused, or sent to others, or never sent.
@@ -76,7 +82,7 @@ pub struct Verdict {
     pub broken_logs: Vec<(String, Vec<u32>)>,
     /// Received, and not in the log.
     pub unlogged: Vec<(String, u32)>,
-    /// In the log with an answer that no receipt has.
+    /// In the log with an answer that no receipt has, or without one and without a receipt, although it was sent.
     pub invented: Vec<(String, u32)>,
 }
 
@@ -96,6 +102,7 @@ impl Books {
             most: charged.values().copied().max().unwrap_or_default(),
             bound: self.max_concurrency,
             unaccounted: self.unaccounted(),
+            odd_refusals: self.odd_refusals(),
             lost: self.lost(),
             phantoms: self.phantoms(&received),
             forged: self.receipts.iter().filter(|receipt| !receipt.genuine).map(Receipt::owed).collect(),
@@ -125,6 +132,12 @@ impl Books {
         }
         let last = lines.last_key_value().map_or(0, |(last, _)| *last);
         (1..=last).filter(|number| lines.get(number) != Some(&1)).collect()
+    }
+
+    fn odd_refusals(&self) -> Vec<(u64, String)> {
+        let refused = self.sent.iter().filter(|sent| sent.fate == Fate::Refused);
+        let odd = refused.filter(|sent| !REFUSALS.contains(&sent.why.as_str()));
+        odd.map(|sent| (sent.number, sent.why.clone())).collect()
     }
 
     /// Whether or not the process that received the answer lived to log it.
@@ -238,12 +251,18 @@ impl Books {
         missing.map(|(id, attempt)| (id.to_owned(), attempt)).collect()
     }
 
-    /// The body of each answer named its receipt, so a row with an answer is the log of one receipt and no other.
+    /// The body of each answer named its receipt, so a row with an answer is the log of one receipt and no other. The
+    /// receiver never goes away, so an attempt without an answer has come, too, unless its error says that it was not sent.
     fn invented(&self) -> Vec<(String, u32)> {
         let receipts: HashMap<_, _> = self.receipts.iter().map(|receipt| (receipt.serial, receipt)).collect();
+        let came: HashSet<_> =
+            self.receipts.iter().map(|receipt| (receipt.webhook_id.as_str(), receipt.attempt)).collect();
         let mut seen = HashSet::new();
         let mut is_invented = |row: &Logged| {
-            let (Some(status), Some(serial)) = (row.status, row.serial) else { return row.status.is_some() };
+            let (Some(status), Some(serial)) = (row.status, row.serial) else {
+                return row.status.is_some()
+                    || row.was_sent() && !came.contains(&(row.delivery_id.as_str(), row.attempt));
+            };
             let of_it = |receipt: &&&Receipt| {
                 receipt.webhook_id == row.delivery_id
                     && receipt.attempt == row.attempt
@@ -266,6 +285,7 @@ impl Verdict {
         }
         let all = [
             ("unaccounted", self.unaccounted.len(), shown(&self.unaccounted)),
+            ("odd_refusals", self.odd_refusals.len(), shown(&self.odd_refusals)),
             ("lost", self.lost.len(), shown(&self.lost)),
             ("phantoms", self.phantoms.len(), shown(&self.phantoms)),
             ("forged", self.forged.len(), shown(&self.forged)),
@@ -310,6 +330,13 @@ impl Sent {
     /// What each of its subscriptions is owed if it was taken.
     pub fn owed(&self) -> impl Iterator<Item = Owed> {
         self.targets.iter().map(|target| (self.number, *target))
+    }
+}
+
+impl Logged {
+    /// Whether a receiver that is there must have seen it.
+    fn was_sent(&self) -> bool {
+        !NOT_SENT.iter().any(|how| self.error.starts_with(how))
     }
 }
 

@@ -22,7 +22,8 @@ fn receipt(line: &str) -> Receipt {
 
 fn logged(delivery: &str, attempt: u32, status: Option<u16>, serial: Option<u64>) -> Logged {
     let outcome = if status == Some(200) { "Success" } else { "Failed Attempt" };
-    Logged { delivery_id: delivery.to_owned(), attempt, outcome: outcome.to_owned(), status, serial }
+    let error = if status.is_none() { "timed out after 1000 ms before an answer came" } else { "" }.to_owned();
+    Logged { delivery_id: delivery.to_owned(), attempt, outcome: outcome.to_owned(), status, error, serial }
 }
 
 /// One event for subscription 1, which failed once and was then received; one for both, whose first attempt hung at 2; one
@@ -190,6 +191,36 @@ fn a_logged_answer_that_the_receiver_did_not_give_is_invented() {
     assert_eq!(found(|books| books.logs.get_mut(&1).unwrap()[0].serial = Some(99)), ["invented"]);
     assert_eq!(found(|books| books.logs.get_mut(&1).unwrap()[2].serial = Some(12)), ["invented"]);
     assert_eq!(found(|books| books.logs.get_mut(&2).unwrap()[0].status = Some(200)), ["invented"]);
+}
+
+#[test]
+fn a_logged_attempt_without_an_answer_needs_a_receipt_unless_it_was_not_sent() {
+    let with_error = |error: &str| {
+        found(|books| {
+            books.receipts.retain(|receipt| receipt.serial != 14);
+            books.logs.get_mut(&2).unwrap()[0].error = error.to_owned();
+        })
+    };
+    assert_eq!(with_error("timed out after 1000 ms before an answer came"), ["invented"]);
+    assert_eq!(with_error(""), ["invented"]);
+    for error in [
+        "could not connect to 127.0.0.1:1 within 1000 ms",
+        "connection refused: nothing listens at 127.0.0.1:1",
+        "not sent, because it could not be signed: no master key",
+    ] {
+        assert_eq!(with_error(error), [""; 0], "{error}");
+    }
+}
+
+#[test]
+fn a_refusal_says_busy_or_away_or_is_odd() {
+    let refused = |why: &str| found(|books| books.sent.push(sent(&format!("refused 5 1 {why}"))));
+    for why in ["503", "429", "connect", "cut"] {
+        assert_eq!(refused(why), [""; 0], "{why}");
+    }
+    for why in ["500", "404", "400"] {
+        assert_eq!(refused(why), ["odd_refusals"], "{why}");
+    }
 }
 
 #[test]
