@@ -405,7 +405,12 @@ impl Engine {
         node.writer.close();
         let mut writer = running.writer;
         if timeout(FLUSH_TIMEOUT, &mut writer).await.is_err() {
-            tracing::error!("the store did not take the last writes in time");
+            // Their places are held by the log rows that wait for the store.
+            let left = node.attempts.held();
+            tracing::error!(
+                left,
+                "the store did not take the last writes in time; attempts are not logged and will be made again"
+            );
             writer.abort();
         }
         running.changes.abort();

@@ -21,7 +21,8 @@ use crate::store::{Recovery, StoreError};
 const DUE_PERIOD: Duration = Duration::from_secs(1);
 /// How often positions and the watermark are written, and idle actors leave.
 const REVIEW_PERIOD: Duration = Duration::from_secs(5);
-/// How often the configurations of what runs are compared with the store: the backstop of a lost signal.
+/// How often the configurations of what runs are compared with the store: the backstop of a lost signal. While the cache
+/// that brings the signals is away, they are compared every `DUE_PERIOD`.
 const RECONCILE_PERIOD: Duration = Duration::from_secs(30);
 /// Most subscriptions activated for due work in one period.
 const MAX_DUE: usize = 10_000;
@@ -143,6 +144,9 @@ impl Actor for Supervisor {
                 // Whose word was lost.
                 state.claim();
                 state.look_for_due();
+                if state.node.parts.cache.is_deaf() {
+                    state.compare_with_store();
+                }
             }
             Message::DueFound(ids) => ids.into_iter().for_each(|id| state.activate(id, None)),
             Message::Review => state.review(),
@@ -456,8 +460,13 @@ impl State {
     }
 
     fn reconcile(&self) {
-        const CHUNK: usize = 1000;
         self.look_for_parked();
+        self.compare_with_store();
+    }
+
+    /// Asks for the versions of what runs: so many keys of an index that is in memory.
+    fn compare_with_store(&self) {
+        const CHUNK: usize = 1000;
         let ids: Vec<_> = self.node.entries().iter().map(|entry| entry.id).collect();
         for chunk in ids.chunks(CHUNK) {
             let (node, myself, asked) = (self.node.clone(), self.myself.clone(), chunk.to_vec());

@@ -32,7 +32,7 @@ pub struct Logged {
     /// `Success`, `Failed Attempt` or `Failure`.
     pub outcome: String,
     pub status: Option<u16>,
-    /// Why it failed, in words; empty when there was an answer that is not wrong.
+    /// Why there is no whole answer.
     pub error: String,
     /// The receipt that the answer's body named.
     pub serial: Option<u64>,

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::fixed_port;
+use super::postgres::poll;
 
 /// How long a start may take, migrations and recovery on a busy machine included.
 pub const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -23,6 +24,10 @@ pub const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1000);
 pub const STOP_MARGIN: Duration = Duration::from_secs(1);
 /// Never spent: what the receiver refuses by draw is tried again until it is good. At most 32 waits are allowed.
 const RETRIES: usize = 31;
+
+/// What it says when it has its port, and when it cannot have it.
+const LISTENS: &str = "hookpost listens";
+const PORT_TAKEN: &str = "cannot listen on";
 
 /// How to start it, again and again.
 #[derive(Clone, Debug)]
@@ -124,11 +129,19 @@ impl Program {
         Node { child, log, started: Instant::now() }
     }
 
-    /// Starts it and waits until it listens.
+    /// Starts it and waits until it listens. Again, for a while, if another program has its port.
     pub async fn start(&self) -> Node {
-        let node = self.spawn();
-        node.listens().await;
-        node
+        let (begun, mut again) = (Instant::now(), poll());
+        loop {
+            again.tick().await;
+            let node = self.spawn();
+            let said = |line: &str| line.contains(LISTENS) || line.contains(PORT_TAKEN);
+            node.log.first("whether it listens", said).await;
+            if begun.elapsed() > START_PATIENCE || !node.log.has(PORT_TAKEN) {
+                node.listens().await;
+                return node;
+            }
+        }
     }
 }
 
@@ -147,7 +160,7 @@ impl Node {
 
     /// Waits until it listens: it has recovered, or stands by.
     pub async fn listens(&self) {
-        self.log.first("hookpost listens", |line| line.contains("hookpost listens")).await;
+        self.log.first(LISTENS, |line| line.contains(LISTENS)).await;
     }
 
     /// Lets so much time pass while it runs. It must not end by itself meanwhile.
@@ -181,10 +194,15 @@ impl Node {
     }
 
     /// SIGTERM, and its exit code and how long that took, which must be no longer than an attempt and a margin.
-    pub async fn terminate(mut self) -> (Option<i32>, Duration) {
+    pub async fn terminate(self) -> (Option<i32>, Duration) {
+        self.terminate_within(ATTEMPT_TIMEOUT + STOP_MARGIN).await
+    }
+
+    /// The same with another limit.
+    pub async fn terminate_within(mut self, limit: Duration) -> (Option<i32>, Duration) {
         let asked = Instant::now();
         self.signal("TERM").await;
-        let status = self.exit(ATTEMPT_TIMEOUT + STOP_MARGIN).await;
+        let status = self.exit(limit).await;
         (status.code(), asked.elapsed())
     }
 }

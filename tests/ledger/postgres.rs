@@ -136,7 +136,8 @@ impl Cluster {
             signal(pid, "KILL").await;
         }
         let _ = self.server.take().expect("it runs").wait().await;
-        Self { data: dir.join("postgres"), ..self }
+        self.data = dir.join("postgres");
+        self
     }
 
     /// As `pg_ctl stop -m immediate`: no checkpoint, so the next start recovers.
@@ -197,6 +198,18 @@ impl Cluster {
         const SQL: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
              WHERE application_name = 'hookpost' ORDER BY random() LIMIT 1";
         !self.client().await.query(SQL, &[]).await.expect("a superuser may").is_empty()
+    }
+}
+
+/// Also what is frozen, as after a panic between [`Cluster::freeze`] and [`Cluster::thaw`]: a process that is stopped would
+/// never notice that its postmaster is gone.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.server.as_ref().and_then(Child::id).is_some() {
+            // All at once, or the postmaster starts some again.
+            let pids = self.pids().into_iter().map(|pid| pid.to_string());
+            let _ = Blocking::new("kill").arg("-KILL").args(pids).stderr(Stdio::null()).status();
+        }
     }
 }
 

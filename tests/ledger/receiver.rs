@@ -15,7 +15,8 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::chance::Chance;
@@ -58,7 +59,30 @@ struct Shared {
     next: AtomicU64,
     /// Receipts so far, and whether what waits is to be answered.
     count: watch::Sender<u64>,
+    /// Connections that have not ended.
+    open: watch::Sender<usize>,
 }
+
+/// A connection, until it is dropped.
+struct Open(Arc<Shared>);
+
+impl Open {
+    fn count(shared: &Arc<Shared>) -> Self {
+        shared.open.send_modify(|open| *open += 1);
+        Self(shared.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.send_modify(|open| *open -= 1);
+    }
+}
+
+/// Whose request is no event's: it is answered, and not noted.
+const LAST: &str = "/last";
+/// How long it may take to read what a dead process has sent.
+const READ_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Receiver {
     pub async fn start(file: &Path, moods: Moods, seed: u64) -> Self {
@@ -72,6 +96,7 @@ impl Receiver {
             chance: Mutex::new(Chance::new(seed)),
             next: AtomicU64::new(1),
             count: watch::Sender::default(),
+            open: watch::Sender::default(),
         });
         tokio::spawn(accept(listener, shared.clone()));
         Self { addr, shared }
@@ -105,6 +130,19 @@ impl Receiver {
         *self.shared.count.borrow()
     }
 
+    /// Waits until every connection has been read to its end; whoever made them is dead. Connections are accepted in the
+    /// order in which they were made, so when one of our own is, all before it were.
+    pub async fn has_read_all(&self) {
+        let mut last = TcpStream::connect(self.addr).await.expect("it listens");
+        let request = format!("GET {LAST} HTTP/1.1\r\nhost: receiver\r\nconnection: close\r\n\r\n");
+        last.write_all(request.as_bytes()).await.expect("it reads");
+        last.read_to_end(&mut Vec::new()).await.expect("it answers");
+        drop(last);
+        let mut open = self.shared.open.subscribe();
+        let waited = tokio::time::timeout(READ_PATIENCE, open.wait_for(|open| *open == 0)).await;
+        assert!(waited.is_ok(), "connections of a dead process do not end");
+    }
+
     /// Waits for so many more.
     pub async fn more(&self, more: u64, patience: Duration) {
         let mut count = self.shared.count.subscribe();
@@ -121,14 +159,20 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             tokio::task::yield_now().await;
             continue;
         };
-        let shared = shared.clone();
+        let (shared, open) = (shared.clone(), Open::count(&shared));
         let service = service_fn(move |request| answer(request, shared.clone()));
-        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            let _open = open;
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
+        });
     }
 }
 
 async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Full<Bytes>>, io::Error> {
     let (parts, body) = request.into_parts();
+    if parts.uri.path() == LAST {
+        return Ok(Response::default());
+    }
     // Cut off on its way: nothing was received.
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     let place: usize = parts.uri.path().trim_start_matches('/').parse().map_err(io::Error::other)?;

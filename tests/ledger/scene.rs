@@ -12,7 +12,7 @@ use super::notes;
 use super::producer::{Plan, Producer, Subscriber};
 use super::receiver::{Moods, Receiver};
 use super::signatures::secret;
-use super::verdict::{Books, Verdict};
+use super::verdict::{Books, Death, Verdict};
 
 /// How long nothing at all may happen before what is missing counts as lost. Longer than every wait of the service: for a
 /// connection to a store that is back, for a retry, for an actor.
@@ -25,14 +25,14 @@ pub struct Scene {
     /// Holds the files, and a service's data. Kept if the test fails.
     dir: Option<TempDir>,
     pub receiver: Receiver,
-    kills_ms: Vec<u64>,
+    deaths: Vec<Death>,
 }
 
 impl Scene {
     pub async fn new(moods: Moods, seed: u64) -> Self {
         let dir = tempfile::Builder::new().prefix("hookpost-ledger-").tempdir().expect("a directory");
         let receiver = Receiver::start(&dir.path().join("received"), moods, seed).await;
-        Self { dir: Some(dir), receiver, kills_ms: Vec::new() }
+        Self { dir: Some(dir), receiver, deaths: Vec::new() }
     }
 
     pub fn dir(&self) -> &Path {
@@ -68,9 +68,16 @@ impl Scene {
         Producer::start(Plan { subscribers: self.receiver.subscribers(), ..plan }, &self.sent_file())
     }
 
-    /// A process that delivers dies now: what it had under way may be sent again.
-    pub fn note_kill(&mut self) {
-        self.kills_ms.push(self.receiver.now_ms());
+    /// A process that delivers has died since then: what it had under way may be sent again. Waits until all that it had
+    /// sent is read; nobody else may deliver meanwhile.
+    pub async fn died_since(&mut self, from_ms: u64) {
+        self.receiver.has_read_all().await;
+        self.deaths.push(Death { from_ms, to_ms: self.receiver.now_ms() });
+    }
+
+    /// The same while others deliver.
+    pub fn was_replaced_since(&mut self, from_ms: u64) {
+        self.deaths.push(Death { from_ms, to_ms: self.receiver.now_ms() });
     }
 
     /// What the books say now; `None` if the service could not show its log.
@@ -78,7 +85,7 @@ impl Scene {
         let mut books = Books {
             sent: notes::sent(&self.sent_file()),
             receipts: notes::receipts(&self.received_file()),
-            kills_ms: self.kills_ms.clone(),
+            deaths: self.deaths.clone(),
             max_concurrency: MAX_CONCURRENCY,
             ..Books::default()
         };

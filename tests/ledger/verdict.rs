@@ -4,7 +4,9 @@
 //! **The bound on duplicates.** A duplicate is a second receipt of the same attempt of the same delivery (its number is a
 //! header). It comes about only when the process dies between the sending and the commit of the attempt's log row, and an
 //! attempt holds one of its subscription's `max_concurrency` places until that commit. So each kill repeats at most
-//! `max_concurrency` attempts of a subscription, and without a kill there is none.
+//! `max_concurrency` attempts of a subscription, and without a kill there is none. A death is told as the time from the
+//! signal until all that the process had sent was read, so each duplicate lies around a death, and is charged to that of
+//! the process that had sent the attempt before.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::{self, Debug, Write};
@@ -12,8 +14,10 @@ use std::fmt::{self, Debug, Write};
 use super::api::Logged;
 use super::notes::{Fate, Receipt, Sent};
 
-/// A receipt's time is when it was read: bytes that a process left behind are read a little later than it died.
-const READ_LATE_MS: u64 = 2000;
+/// How the errors of attempts begin that no receiver can have seen (src/outbound/failure.rs).
+const NOT_SENT: [&str; 3] = ["could not connect to ", "connection refused: ", "not sent, "];
+/// What an event may be refused with: the service says that it is busy, or is not there.
+const REFUSALS: [&str; 4] = ["503", "429", "connect", "cut"];
 /// Shown of each finding; the files have the rest.
 const SHOWN: usize = 5;
 
@@ -24,10 +28,18 @@ pub struct Books {
     pub receipts: Vec<Receipt>,
     /// Of each subscription.
     pub logs: BTreeMap<i64, Vec<Logged>>,
-    /// When a process that delivered was killed, or lost the store for good, in the receiver's milliseconds.
-    pub kills_ms: Vec<u64>,
+    /// In their order.
+    pub deaths: Vec<Death>,
     /// Attempts of a subscription that one kill may cause to be sent again.
     pub max_concurrency: usize,
+}
+
+/// A process that delivered was killed or lost the store for good, in the receiver's milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Death {
+    pub from_ms: u64,
+    /// When it was gone, and what it had sent was read.
+    pub to_ms: u64,
 }
 
 /// An event as one subscription sees it.
@@ -44,10 +56,12 @@ pub struct Verdict {
     pub kills: usize,
     /// Second receipts of an attempt.
     pub duplicates: usize,
-    /// How many there may be.
+    /// How many there may be of one subscription for one kill.
     pub bound: usize,
     /// A number that the producer has not written down once, or twice.
     pub unaccounted: Vec<u64>,
+    /// Refused with anything but a word of being busy or away.
+    pub odd_refusals: Vec<(u64, String)>,
     /// Answered with 2xx, and never received with 2xx.
     pub lost: Vec<Owed>,
     /// Received, and refused, or sent to others, or never sent.
@@ -60,19 +74,22 @@ pub struct Verdict {
     pub twins: Vec<Owed>,
     /// An attempt that was sent again although no process had died meanwhile.
     pub repeated: Vec<(String, u32)>,
-    /// Subscriptions with more duplicates than their bound.
-    pub over_bound: Vec<(i64, usize)>,
+    /// Most duplicates of one subscription that one kill is charged with.
+    pub most: usize,
+    /// Kills, subscriptions, and their duplicates where these are more than their bound.
+    pub over_bound: Vec<(Death, i64, usize)>,
     /// Deliveries whose log is not 1, 2, 3, …, each once, and a success at the end.
     pub broken_logs: Vec<(String, Vec<u32>)>,
     /// Received, and not in the log.
     pub unlogged: Vec<(String, u32)>,
-    /// In the log with an answer that no receipt has.
+    /// In the log with an answer that no receipt has, or without one and without a receipt, although it was sent.
     pub invented: Vec<(String, u32)>,
 }
 
 impl Books {
     pub fn judge(&self) -> Verdict {
         let received = self.received();
+        let charged = self.charged();
         let count = |fate| self.sent.iter().filter(|sent| sent.fate == fate).count();
         Verdict {
             events: self.sent.len(),
@@ -80,17 +97,19 @@ impl Books {
             refused: count(Fate::Refused),
             unknown: count(Fate::Unknown),
             receipts: self.receipts.len(),
-            kills: self.kills_ms.len(),
-            duplicates: self.duplicates().values().sum(),
-            bound: self.kills_ms.len() * self.max_concurrency * self.logs.len(),
+            kills: self.deaths.len(),
+            duplicates: self.attempts().values().map(|receipts| receipts.len() - 1).sum(),
+            most: charged.values().copied().max().unwrap_or_default(),
+            bound: self.max_concurrency,
             unaccounted: self.unaccounted(),
+            odd_refusals: self.odd_refusals(),
             lost: self.lost(),
             phantoms: self.phantoms(&received),
             forged: self.receipts.iter().filter(|receipt| !receipt.genuine).map(Receipt::owed).collect(),
             torn: self.torn(&received),
             twins: self.twins(&received),
             repeated: self.repeated(),
-            over_bound: self.over_bound(),
+            over_bound: self.over_bound(charged),
             broken_logs: self.broken_logs(&received),
             unlogged: self.unlogged(),
             invented: self.invented(),
@@ -113,6 +132,12 @@ impl Books {
         }
         let last = lines.last_key_value().map_or(0, |(last, _)| *last);
         (1..=last).filter(|number| lines.get(number) != Some(&1)).collect()
+    }
+
+    fn odd_refusals(&self) -> Vec<(u64, String)> {
+        let refused = self.sent.iter().filter(|sent| sent.fate == Fate::Refused);
+        let odd = refused.filter(|sent| !REFUSALS.contains(&sent.why.as_str()));
+        odd.map(|sent| (sent.number, sent.why.clone())).collect()
     }
 
     /// Whether or not the process that received the answer lived to log it.
@@ -167,28 +192,33 @@ impl Books {
         attempts
     }
 
-    /// Of each subscription.
-    fn duplicates(&self) -> BTreeMap<i64, usize> {
-        let mut duplicates = BTreeMap::new();
-        for ((subscription, ..), receipts) in self.attempts() {
-            *duplicates.entry(subscription).or_default() += receipts.len() - 1;
-        }
-        duplicates
+    /// The death of the process that sent the first: the first one that lies between the two, or around one of them.
+    fn death_between(&self, first: &Receipt, second: &Receipt) -> Option<Death> {
+        let lies = |death: &&Death| death.from_ms <= second.at_ms && first.at_ms <= death.to_ms;
+        self.deaths.iter().filter(lies).min().copied()
     }
 
     fn repeated(&self) -> Vec<(String, u32)> {
-        let killed_between = |from: u64, to: u64| {
-            self.kills_ms.iter().any(|kill| (from.saturating_sub(READ_LATE_MS)..=to).contains(kill))
-        };
         let needless =
-            |receipts: &[&Receipt]| receipts.windows(2).any(|pair| !killed_between(pair[0].at_ms, pair[1].at_ms));
+            |receipts: &[&Receipt]| receipts.windows(2).any(|pair| self.death_between(pair[0], pair[1]).is_none());
         let attempts = self.attempts().into_iter().filter(|(_, receipts)| needless(receipts));
         attempts.map(|((_, id, attempt), _)| (id.to_owned(), attempt)).collect()
     }
 
-    fn over_bound(&self) -> Vec<(i64, usize)> {
-        let bound = self.kills_ms.len() * self.max_concurrency;
-        self.duplicates().into_iter().filter(|(_, duplicates)| *duplicates > bound).collect()
+    /// The duplicates of each subscription by the death that they are charged to.
+    fn charged(&self) -> BTreeMap<(Death, i64), usize> {
+        let mut charged = BTreeMap::new();
+        for ((subscription, ..), receipts) in self.attempts() {
+            for death in receipts.windows(2).filter_map(|pair| self.death_between(pair[0], pair[1])) {
+                *charged.entry((death, subscription)).or_default() += 1;
+            }
+        }
+        charged
+    }
+
+    fn over_bound(&self, charged: BTreeMap<(Death, i64), usize>) -> Vec<(Death, i64, usize)> {
+        let over = charged.into_iter().filter(|(_, duplicates)| *duplicates > self.max_concurrency);
+        over.map(|((death, subscription), duplicates)| (death, subscription, duplicates)).collect()
     }
 
     fn broken_logs(&self, received: &BTreeMap<Owed, BTreeSet<&str>>) -> Vec<(String, Vec<u32>)> {
@@ -221,12 +251,18 @@ impl Books {
         missing.map(|(id, attempt)| (id.to_owned(), attempt)).collect()
     }
 
-    /// The body of each answer named its receipt, so a row with an answer is the log of one receipt and no other.
+    /// The body of each answer named its receipt, so a row with an answer is the log of one receipt and no other. The
+    /// receiver never goes away, so an attempt without an answer has come, too, unless its error says that it was not sent.
     fn invented(&self) -> Vec<(String, u32)> {
         let receipts: HashMap<_, _> = self.receipts.iter().map(|receipt| (receipt.serial, receipt)).collect();
+        let came: HashSet<_> =
+            self.receipts.iter().map(|receipt| (receipt.webhook_id.as_str(), receipt.attempt)).collect();
         let mut seen = HashSet::new();
         let mut is_invented = |row: &Logged| {
-            let (Some(status), Some(serial)) = (row.status, row.serial) else { return row.status.is_some() };
+            let (Some(status), Some(serial)) = (row.status, row.serial) else {
+                return row.status.is_some()
+                    || row.was_sent() && !came.contains(&(row.delivery_id.as_str(), row.attempt));
+            };
             let of_it = |receipt: &&&Receipt| {
                 receipt.webhook_id == row.delivery_id
                     && receipt.attempt == row.attempt
@@ -249,6 +285,7 @@ impl Verdict {
         }
         let all = [
             ("unaccounted", self.unaccounted.len(), shown(&self.unaccounted)),
+            ("odd_refusals", self.odd_refusals.len(), shown(&self.odd_refusals)),
             ("lost", self.lost.len(), shown(&self.lost)),
             ("phantoms", self.phantoms.len(), shown(&self.phantoms)),
             ("forged", self.forged.len(), shown(&self.forged)),
@@ -277,9 +314,10 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { events, accepted, refused, unknown, receipts, kills, duplicates, bound, .. } = self;
+        let Self { events, accepted, refused, unknown, receipts, kills, duplicates, most, bound, .. } = self;
         write!(f, "{events} events: {accepted} accepted, {refused} refused, {unknown} unknown; {receipts} receipts; ")?;
-        write!(f, "{kills} kills, {duplicates} duplicates of at most {bound}; lost {}", self.lost.len())?;
+        write!(f, "{kills} kills, {duplicates} duplicates, at most {most} of {bound} a kill and subscription; ")?;
+        write!(f, "lost {}", self.lost.len())?;
         let mut findings = String::new();
         for (name, text) in self.findings() {
             write!(findings, "; {name} {text}")?;
@@ -292,6 +330,13 @@ impl Sent {
     /// What each of its subscriptions is owed if it was taken.
     pub fn owed(&self) -> impl Iterator<Item = Owed> {
         self.targets.iter().map(|target| (self.number, *target))
+    }
+}
+
+impl Logged {
+    /// Whether a receiver that is there must have seen it.
+    fn was_sent(&self) -> bool {
+        !NOT_SENT.iter().any(|how| self.error.starts_with(how))
     }
 }
 

@@ -19,6 +19,10 @@ const LONGEST_OUTAGE: Duration = Duration::from_millis(300);
 /// From PostgreSQL being up again to the next event that is accepted.
 const ACCEPTING_AGAIN: Duration = Duration::from_secs(5);
 
+/// Faults among which some must have hit an attempt between its sending and its commit, or these are not the instants that
+/// are meant.
+const MANY: usize = 100;
+
 on_both_stores!(killed_again_and_again_it_loses_nothing_and_repeats_no_more_than_was_under_way);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +69,7 @@ const OF_THE_STORE: [Fault; 6] = [KillPostgres, StopPostgres, EndSession, EndOwn
 
 async fn killed_again_and_again_it_loses_nothing_and_repeats_no_more_than_was_under_way(backend: Backend) {
     let all = settings::kills();
+    let mut duplicates = 0;
     for round in 0..all.div_ceil(ROUND) {
         let kills = ROUND.min(all - round * ROUND);
         let mut stage = Stage::new(backend, settings::seed(round)).await;
@@ -74,8 +79,10 @@ async fn killed_again_and_again_it_loses_nothing_and_repeats_no_more_than_was_un
         let verdict = crash_loop(&mut stage, kills).await;
         println!("{backend:?}, round {round}, {kills} faults in {:.0?}: {verdict}", began.elapsed());
         verdict.assert_clean();
+        duplicates += verdict.duplicates;
         assert!(verdict.accepted > kills && verdict.kills > 0, "it worked in between: {verdict}");
     }
+    assert!(all < MANY || duplicates > 0, "{all} faults, and none hit an attempt between its sending and its commit");
 }
 
 /// PostgreSQL and Redis only: the service lives, remembers what was under way, and repeats nothing.

@@ -7,6 +7,7 @@ mod ledger;
 
 mod backlog;
 mod cache;
+mod clusters;
 mod controls;
 mod crashes;
 mod owners;

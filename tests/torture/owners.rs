@@ -50,7 +50,7 @@ pub async fn two_owners(mut stage: Stage) -> Story {
     producer.more_ok(100, PATIENCE).await;
 
     first.signal("STOP").await;
-    stage.scene.note_kill();
+    let paused = stage.scene.receiver.now_ms();
     // What keep-alives do for a peer that does not answer.
     assert!(stage.cluster().end_owner().await, "it had the right to commit");
     let took = second.ready_within(TAKE_OVER).await;
@@ -58,13 +58,13 @@ pub async fn two_owners(mut stage: Stage) -> Story {
     // It makes again what the first had under way.
     stage.scene.receiver.more(30, PATIENCE).await;
     first.signal("CONT").await;
-    // What the first still holds in memory and starts now counts as under way when it lost the store.
-    stage.scene.note_kill();
     producer.stop().await;
 
     let stale = stage.produce();
     let exit = exit_of(&mut first, STALE_EXIT).await;
     let stale_acks = stale.stop().await.ok;
+    // What the first still held in memory and started after its pause counts as under way when it lost the store.
+    stage.scene.was_replaced_since(paused);
     let log = first.log().lines();
     if exit.is_none() {
         first.kill().await;

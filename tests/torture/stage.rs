@@ -131,8 +131,9 @@ impl Stage {
 
     /// Kills it and notes that.
     pub async fn kill(&mut self, node: Node) {
-        self.scene.note_kill();
+        let from = self.scene.receiver.now_ms();
         node.kill().await;
+        self.scene.died_since(from).await;
     }
 
     /// Events to this program, from now on.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::ledger::api::Api;
 use crate::ledger::node::{ATTEMPT_TIMEOUT, START_PATIENCE, STOP_MARGIN};
 use crate::ledger::producer::Plan;
@@ -11,6 +13,11 @@ use crate::stage::{Backend, Stage, on_both_stores};
 
 /// The latest instant of a stop, after the service listens.
 const LONGEST_LIFE: Duration = Duration::from_millis(300);
+/// What a stop adds to its attempts' deadline when the store does not take the last writes: the time for the logs of the
+/// attempts, and the time for the last batch.
+const FLUSH: Duration = Duration::from_millis(5500);
+/// How long a service may take to give up a start without its store: no more than one try to connect.
+const GIVES_UP: Duration = Duration::from_secs(10);
 /// The latest instant of a stop after the process was started.
 const LONGEST_START: Duration = Duration::from_millis(120);
 /// How long a second signal may take.
@@ -109,15 +116,52 @@ async fn a_second_signal_stops_it_at_once_and_costs_no_more_than_a_kill(backend:
     stage.scene.receiver.more(10, PATIENCE).await;
     node.signal("TERM").await;
     node.log().first("stopping", |line| line.contains("once more to stop at once")).await;
-    stage.scene.note_kill();
+    let killed = stage.scene.receiver.now_ms();
     node.signal("TERM").await;
     assert_eq!(node.exit(AT_ONCE).await.code(), Some(128 + 15));
+    stage.scene.died_since(killed).await;
     assert!(AT_ONCE < ATTEMPT_TIMEOUT + STOP_MARGIN, "or the first signal would have done it");
     let node = stage.start().await;
     producer.more_ok(10, START_PATIENCE).await;
     producer.stop().await;
     let verdict = stage.settle(&stage.api).await;
     println!("{backend:?}, two signals: {verdict}");
+    verdict.assert_clean();
+    drop(node);
+}
+
+/// Nothing can be written then, so such a stop is a crash: what was answered and could not be logged is made again. It
+/// takes no longer for that than it must, and says how many attempts it concerns.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopped_while_postgres_is_away_it_ends_in_time_and_says_what_will_be_made_again() {
+    let mut stage = Stage::new(Backend::Postgres, settings::seed(0)).await;
+    let node = stage.open().await;
+    let producer = stage.produce();
+    stage.scene.receiver.more(100, PATIENCE).await;
+    stage.cluster().kill().await;
+    let log = node.log().clone();
+    log.first("the store is away", |line| line.contains("trying until the store is back")).await;
+    let asked = stage.scene.receiver.now_ms();
+    let (code, took) = node.terminate_within(ATTEMPT_TIMEOUT + FLUSH + STOP_MARGIN).await;
+    assert_eq!(code, Some(0), "{:#?}", log.lines());
+    stage.scene.died_since(asked).await;
+    let said = log.first("what it gave up", |line| line.contains("not logged and will be made again")).await;
+    let left = serde_json::from_str::<Value>(&said).expect("a line of JSON")["left"].as_u64();
+    assert!(left.is_some_and(|left| left > 0), "how many: {said}");
+
+    // Without its store it does not start, and says why in one line.
+    let mut young = stage.program.spawn();
+    let status = young.exit(GIVES_UP).await;
+    assert_eq!(status.code(), Some(1), "{:#?}", young.log().lines());
+    young.log().first("why", |line| line.contains("the store could not be prepared: ")).await;
+    assert_eq!(young.log().lines().len(), 1, "{:#?}", young.log().lines());
+
+    stage.cluster().start().await;
+    let node = stage.start().await;
+    producer.more_ok(10, START_PATIENCE).await;
+    producer.stop().await;
+    let verdict = stage.settle(&stage.api).await;
+    println!("stopped without PostgreSQL after {took:.1?}, {left:?} to be made again; {verdict}");
     verdict.assert_clean();
     drop(node);
 }

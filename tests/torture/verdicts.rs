@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::ledger::api::Logged;
 use crate::ledger::notes::{Fate, Receipt, Sent};
-use crate::ledger::verdict::Books;
+use crate::ledger::verdict::{Books, Death};
 
 const LATE_MS: u64 = 60_000;
 
@@ -22,7 +22,8 @@ fn receipt(line: &str) -> Receipt {
 
 fn logged(delivery: &str, attempt: u32, status: Option<u16>, serial: Option<u64>) -> Logged {
     let outcome = if status == Some(200) { "Success" } else { "Failed Attempt" };
-    Logged { delivery_id: delivery.to_owned(), attempt, outcome: outcome.to_owned(), status, error: String::new(), serial }
+    let error = if status.is_none() { "timed out after 1000 ms before an answer came" } else { "" }.to_owned();
+    Logged { delivery_id: delivery.to_owned(), attempt, outcome: outcome.to_owned(), status, error, serial }
 }
 
 /// One event for subscription 1, which failed once and was then received; one for both, whose first attempt hung at 2; one
@@ -51,7 +52,7 @@ fn right() -> Books {
         sent: lines.map(sent).to_vec(),
         receipts: came.map(receipt).to_vec(),
         logs: BTreeMap::from(logs),
-        kills_ms: Vec::new(),
+        deaths: Vec::new(),
         max_concurrency: 1,
     }
 }
@@ -132,29 +133,42 @@ fn one_event_under_two_ids_or_an_id_that_was_not_promised_is_a_twin() {
 }
 
 #[test]
-fn an_attempt_that_was_sent_again_needs_a_kill_between() {
+fn an_attempt_that_was_sent_again_needs_a_death_between() {
     let again = |books: &mut Books| books.receipts.push(receipt("2 1 b 1 16 200 60000 good"));
-    assert_eq!(found(again), ["over_bound", "repeated"]);
-    let killed_at = |at: u64| {
+    assert_eq!(found(again), ["repeated"]);
+    let died = |from_ms: u64, to_ms: u64| {
         found(|books| {
             again(books);
-            books.kills_ms.push(at);
+            books.deaths.push(Death { from_ms, to_ms });
         })
     };
-    assert_eq!(killed_at(LATE_MS / 2), [""; 0]);
-    assert_eq!(killed_at(LATE_MS + 1), ["repeated"]);
+    assert_eq!(died(400, 500), [""; 0]);
+    assert_eq!(died(300, 310), [""; 0], "the first receipt was read while it died");
+    assert_eq!(died(300, 309), ["repeated"], "it was dead before the first");
+    assert_eq!(died(LATE_MS + 1, LATE_MS + 2), ["repeated"], "it died after the second");
 }
 
 #[test]
-fn each_kill_allows_a_window_of_duplicates_and_no_more() {
-    let names = found(|books| {
-        books.kills_ms.push(LATE_MS / 2);
+fn each_death_allows_a_window_of_duplicates_and_no_more() {
+    let twice = |books: &mut Books| {
         books.receipts.push(receipt("2 1 b 1 16 200 60000 good"));
         books.receipts.push(receipt("1 1 a 2 17 200 60000 good"));
-    });
-    assert_eq!(names, ["over_bound"]);
-    let verdict = right().judge();
-    assert_eq!((verdict.duplicates, verdict.bound), (0, 0));
+    };
+    let one = Death { from_ms: 400, to_ms: 500 };
+    let another = Death { from_ms: 600, to_ms: 700 };
+    for deaths in [vec![one], vec![one, another]] {
+        let names = found(|books| {
+            books.deaths = deaths;
+            twice(books);
+        });
+        assert_eq!(names, ["over_bound"], "what one causes is not excused by another");
+    }
+    let mut books = right();
+    books.deaths = vec![one, another];
+    books.receipts.push(receipt("2 1 b 1 16 200 550 good"));
+    books.receipts.push(receipt("2 1 b 1 17 200 60000 good"));
+    let verdict = books.judge();
+    assert_eq!((verdict.duplicates, verdict.most), (2, 1), "each is charged to its own");
 }
 
 #[test]
@@ -177,6 +191,36 @@ fn a_logged_answer_that_the_receiver_did_not_give_is_invented() {
     assert_eq!(found(|books| books.logs.get_mut(&1).unwrap()[0].serial = Some(99)), ["invented"]);
     assert_eq!(found(|books| books.logs.get_mut(&1).unwrap()[2].serial = Some(12)), ["invented"]);
     assert_eq!(found(|books| books.logs.get_mut(&2).unwrap()[0].status = Some(200)), ["invented"]);
+}
+
+#[test]
+fn a_logged_attempt_without_an_answer_needs_a_receipt_unless_it_was_not_sent() {
+    let with_error = |error: &str| {
+        found(|books| {
+            books.receipts.retain(|receipt| receipt.serial != 14);
+            books.logs.get_mut(&2).unwrap()[0].error = error.to_owned();
+        })
+    };
+    assert_eq!(with_error("timed out after 1000 ms before an answer came"), ["invented"]);
+    assert_eq!(with_error(""), ["invented"]);
+    for error in [
+        "could not connect to 127.0.0.1:1 within 1000 ms",
+        "connection refused: nothing listens at 127.0.0.1:1",
+        "not sent, because it could not be signed: no master key",
+    ] {
+        assert_eq!(with_error(error), [""; 0], "{error}");
+    }
+}
+
+#[test]
+fn a_refusal_says_busy_or_away_or_is_odd() {
+    let refused = |why: &str| found(|books| books.sent.push(sent(&format!("refused 5 1 {why}"))));
+    for why in ["503", "429", "connect", "cut"] {
+        assert_eq!(refused(why), [""; 0], "{why}");
+    }
+    for why in ["500", "404", "400"] {
+        assert_eq!(refused(why), ["odd_refusals"], "{why}");
+    }
 }
 
 #[test]
