@@ -144,7 +144,7 @@ impl Actor for Supervisor {
                 // Whose word was lost.
                 state.claim();
                 state.look_for_due();
-                if state.node.parts.cache.is_deaf() {
+                if !state.node.parts.cache.is_up() {
                     state.compare_with_store();
                 }
             }

@@ -37,13 +37,9 @@ pub trait Cache: Send + Sync + 'static {
     async fn deleted(&self, id: SubscriptionId);
     /// What other processes say.
     fn changes(&self) -> broadcast::Receiver<Change>;
-    /// Whether other processes are there to be heard, and cannot be: what they say is lost.
-    fn is_deaf(&self) -> bool {
-        false
-    }
     /// For the home page and `/readyz`: `none`, `redis: connected`, `redis: unreachable`.
     fn status(&self) -> String;
-    /// Whether it answers, or there is none.
+    /// Whether it answers, or there is none. While it does not, what other processes say is lost.
     fn is_up(&self) -> bool;
 }
 

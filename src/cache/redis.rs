@@ -206,10 +206,6 @@ impl Cache for RedisCache {
         self.shared.changes.subscribe()
     }
 
-    fn is_deaf(&self) -> bool {
-        !self.shared.is_up()
-    }
-
     fn status(&self) -> String {
         if self.shared.is_up() { "redis: connected" } else { "redis: unreachable" }.to_owned()
     }
