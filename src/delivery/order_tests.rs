@@ -432,11 +432,16 @@ impl World {
             let Some(at) = next else { return self.check() };
             vain = if at > self.now { 0 } else { vain + 1 };
             assert!(vain < 1000, "it is woken in vain: {:?}", self.machine.snapshot(self.now));
-            self.now = self.now.max(at);
+            // The timer may be late, and may go off once more.
+            let late = if self.faulty() && self.chance.percent(20) { self.chance.ms(200) } else { Duration::ZERO };
+            self.now = self.now.max(if event == Some(at) { at } else { at + late });
             if event == Some(at) {
                 let Some((_, event)) = self.events.pop_first() else { return };
                 self.happen(event);
             } else {
+                self.give(Input::Woken);
+            }
+            if self.faulty() && self.chance.percent(10) {
                 self.give(Input::Woken);
             }
             let untried = self.rows.iter().find(|(_, row)| !row.tried).map(|(id, _)| *id);

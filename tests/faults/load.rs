@@ -13,7 +13,7 @@ use crate::ledger::api::{Api, Logged};
 use crate::ledger::notes::{Fate, Receipt, Sent};
 use crate::ledger::postgres::poll;
 use crate::ledger::signatures::{are_right, hub, secret};
-use crate::ledger::verdict::{Books, Verdict};
+use crate::ledger::verdict::{Books, Death, Verdict};
 use crate::peer::{Arrived, Peer};
 use crate::site::{ANSWER_PATIENCE, Site, client};
 
@@ -27,6 +27,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const SECRET: u8 = 1;
 /// A subscription's unless it says otherwise.
 const MAX_CONCURRENCY: usize = 32;
+/// What a killed process had sent is read a little later than it died.
+const READ_LATE_MS: u64 = 2000;
 
 /// One request.
 #[derive(Clone, Debug)]
@@ -209,7 +211,7 @@ impl Ledger {
             sent: self.answers.iter().map(|answered| answered.sent(self.subscription)).collect(),
             receipts: peer.arrived().iter().map(|came| receipt(came, self.subscription, ms(&came.at))).collect(),
             logs: [(self.subscription, logs)].into(),
-            kills_ms: killed.iter().map(ms).collect(),
+            deaths: killed.iter().map(ms).map(|at| Death { from_ms: at, to_ms: at + READ_LATE_MS }).collect(),
             max_concurrency: MAX_CONCURRENCY,
         }
     }
