@@ -86,7 +86,8 @@ pub(super) async fn run(node: Arc<Node>, supervisor: ActorRef<supervisor::Messag
             }
             look_at = Instant::now() + PERIOD;
         }
-        while let Some(id) = next_due(&jobs).filter(|_| steps.len() < MAX_STEPS && !node.is_draining()) {
+        let may_start = |steps: &JoinSet<_>| steps.len() < MAX_STEPS && !node.is_draining();
+        while let Some(id) = next_due(&jobs).filter(|_| may_start(&steps)) {
             let (node, supervisor) = (node.clone(), supervisor.clone());
             let Some(job) = jobs.get_mut(&id) else { continue };
             job.under_way = true;
@@ -94,7 +95,9 @@ pub(super) async fn run(node: Arc<Node>, supervisor: ActorRef<supervisor::Messag
             let handle = steps.spawn(async move { step_logged(&node, &supervisor, id, refusals).await });
             names.insert(handle.id(), id);
         }
-        let waiting = jobs.values().filter(|job| !job.under_way && steps.len() < MAX_STEPS);
+        // What is due and may not start must not wake this again and again.
+        let may_start = may_start(&steps);
+        let waiting = jobs.values().filter(|job| !job.under_way && may_start);
         let wake_at = waiting.map(|job| job.next_at).chain([look_at]).min().unwrap_or(look_at);
         tokio::select! {
             Some(ended) = steps.join_next_with_id() => {

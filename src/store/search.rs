@@ -161,7 +161,7 @@ pub struct Found {
 /// Up to `limit` deliveries.
 pub async fn find(store: &dyn Store, search: &Search, limit: usize) -> Result<Found> {
     let started = Instant::now();
-    if let (Some(tenant), Source::All) = (&search.tenant, search.source())
+    if let (Some(tenant), Source::All | Source::Failed) = (&search.tenant, search.source())
         && let Some(ids) = store.subscriptions_ever(tenant, MAX_MERGED).await?
     {
         return merge(store, search, limit, ids, started).await;

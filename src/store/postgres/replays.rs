@@ -39,12 +39,12 @@ pub(super) struct Steps {
 }
 
 impl Steps {
-    /// Before the deliveries of the same commit are stored. The position of one that is elsewhere becomes null, which
-    /// refuses the whole commit.
+    /// Before the deliveries of the same commit are stored. The position of one that is elsewhere, or has ended, becomes
+    /// null, which refuses the whole commit.
     pub const SQL: &'static str = "UPDATE replays r SET
-             matched = r.matched + CASE WHEN r.position = s.f THEN s.matched ELSE 0 END,
-             resent = r.resent + CASE WHEN r.position = s.f THEN s.resent ELSE 0 END,
-             position = CASE WHEN r.position = s.f THEN s.t
+             matched = r.matched + CASE WHEN r.position = s.f AND r.state = 'running' THEN s.matched ELSE 0 END,
+             resent = r.resent + CASE WHEN r.position = s.f AND r.state = 'running' THEN s.resent ELSE 0 END,
+             position = CASE WHEN r.position = s.f AND r.state = 'running' THEN s.t
                  WHEN r.position = s.t AND EXISTS (SELECT FROM deliveries d WHERE d.id = s.w) THEN r.position END
          FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::bigint[], $5::bigint[], $6::uuid[])
              AS s (id, f, t, matched, resent, w) WHERE r.id = s.id";

@@ -16,11 +16,11 @@ const REPLAY: &str = "id, subscription_id, tenant, states, first, last, position
 const RUNNING_OF: &str = "SELECT id FROM replays WHERE subscription_id = ?1 AND state = 'running'";
 const RUNNING_OF_TENANT: &str = "SELECT count(*) FROM replays WHERE tenant = ?1 AND state = 'running'";
 const NEWEST: &str = "SELECT max(id) FROM deliveries";
-// The position of one that is elsewhere becomes NULL, which refuses the whole commit.
+// The position of one that is elsewhere, or has ended, becomes NULL, which refuses the whole commit.
 pub(super) const PROGRESS: &str = "UPDATE replays SET \
-     matched = matched + CASE WHEN position = ?2 THEN ?4 ELSE 0 END, \
-     resent = resent + CASE WHEN position = ?2 THEN ?5 ELSE 0 END, \
-     position = CASE WHEN position = ?2 THEN ?3 \
+     matched = matched + CASE WHEN position = ?2 AND state = 'running' THEN ?4 ELSE 0 END, \
+     resent = resent + CASE WHEN position = ?2 AND state = 'running' THEN ?5 ELSE 0 END, \
+     position = CASE WHEN position = ?2 AND state = 'running' THEN ?3 \
      WHEN position = ?3 AND EXISTS (SELECT 1 FROM deliveries WHERE id = ?6) THEN position END WHERE id = ?1";
 pub(super) const RUNNING: &str = "SELECT id FROM replays WHERE state = 'running' AND id > ?1 ORDER BY id LIMIT ?2";
 pub(super) const PRUNE: &str = "DELETE FROM replays WHERE id IN (SELECT id FROM replays \

@@ -111,6 +111,12 @@ pub async fn progress_is_written_with_the_deliveries_and_once(backend: &Backend)
     let moved = store.replay(replay.id).await.unwrap().unwrap();
     assert_eq!((moved.position, moved.matched, moved.resent), (after, 2, 1));
     assert!(store.advance_replay(&progress(replay.id, next, after, 0)).await.is_err(), "from where it is not");
+
+    // Whoever was told that it has ended may ask for the same range again.
+    store.end_replay(replay.id, ReplayState::Cancelled, None, None, T0).await.unwrap();
+    let late = resent(sub, 300, progress(replay.id, after, DeliveryId(id(30)), 1));
+    assert!(matches!(store.commit(&late).await.unwrap_err(), StoreError::Rejected(_)));
+    assert_eq!(store.stored(&[late.deliveries[0].id]).await.unwrap(), []);
 }
 
 pub async fn an_ended_replay_stays_as_it_ended_and_its_cancelling_is_on_record_once(backend: &Backend) {
