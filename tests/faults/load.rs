@@ -224,7 +224,7 @@ impl Answered {
             number: self.number,
             targets: vec![subscription],
             deliveries: self.delivery.iter().cloned().collect(),
-            why: self.status.map_or("none".to_owned(), |status| status.to_string()),
+            why: self.status.map_or("connect".to_owned(), |status| status.to_string()),
         }
     }
 }

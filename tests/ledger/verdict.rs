@@ -16,6 +16,8 @@ use super::notes::{Fate, Receipt, Sent};
 
 /// How the errors of attempts begin that no receiver can have seen (src/outbound/failure.rs).
 const NOT_SENT: [&str; 3] = ["could not connect to ", "connection refused: ", "not sent, "];
+/// How one ends for which there was no file descriptor.
+const NO_DESCRIPTOR: &str = "(error 24)";
 /// What an event may be refused with: the service says that it is busy, or is not there.
 const REFUSALS: [&str; 4] = ["503", "429", "connect", "cut"];
 /// Shown of each finding; the files have the rest.
@@ -336,7 +338,7 @@ impl Sent {
 impl Logged {
     /// Whether a receiver that is there must have seen it.
     fn was_sent(&self) -> bool {
-        !NOT_SENT.iter().any(|how| self.error.starts_with(how))
+        !NOT_SENT.iter().any(|how| self.error.starts_with(how)) && !self.error.ends_with(NO_DESCRIPTOR)
     }
 }
 
