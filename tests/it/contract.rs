@@ -12,8 +12,8 @@ use crate::receiver::Receiver;
 on_both_stores!(every_answer_to_a_client_made_from_the_document_is_documented);
 
 /// All that there are but for these. `positive_data_acceptance`: the document says in words what a schema cannot, such
-/// as which fields go together. `negative_data_rejection`: what counts for some subscriptions only, such as a signature,
-/// is passed over by the others. `use_after_free`: a revoked key stays listed. `ensure_resource_availability`: a new
+/// as which fields go together. `negative_data_rejection`: what counts for some subscriptions only, such as a
+/// signature, is passed over by the others. `use_after_free`: a revoked key stays listed. `ensure_resource_availability`: a new
 /// subscription has no public key unless it asked for one. `object_level_authorization`: tests/it/tenants.rs.
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,\
 response_headers_conformance,ignored_auth,missing_required_header,unsupported_method,allow_header_conformance";
