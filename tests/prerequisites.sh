@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that this machine has what building and testing needs: a C compiler (SQLite and ring are built from
-# source), PostgreSQL's server, Redis, and Python with the libraries that verify our signatures. On Debian and Ubuntu the
-# missing ones are installed; elsewhere it says what to install. Does nothing, quickly, when everything is there.
+# source), PostgreSQL's server, Redis, and Python with the libraries that verify our signatures and our API. On Debian and
+# Ubuntu the missing ones are installed; elsewhere it says what to install. Does nothing, quickly, when everything is there.
 set -euo pipefail
 
 say() { echo "prerequisites: $*" >&2; }
@@ -73,7 +73,7 @@ make_verifiers() {
   verifiers=$root/target/verifiers
   # A stamp alone may be left over: a newer Python, or a folder that was moved, finds nothing in it.
   cmp -s "$root/tests/requirements.txt" "$verifiers/stamp" &&
-    "$verifiers/bin/python" -c 'import nacl, standardwebhooks' 2>/dev/null && return 0
+    "$verifiers/bin/python" -c 'import nacl, schemathesis, standardwebhooks' 2>/dev/null && return 0
   say "making $verifiers"
   mkdir -p "$root/target"
   if ! { python3 -m venv --clear "$verifiers" &&

@@ -224,3 +224,25 @@ fn a_response_lists_problems_of_its_own_status_and_every_kind_is_listed_somewher
     let unlisted: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).filter(|name| !listed.contains(name)).collect();
     assert_eq!(unlisted, ["method-not-allowed"], "which belongs to no operation");
 }
+
+#[test]
+fn every_body_that_is_taken_and_every_answer_has_an_example_and_every_error_is_a_problem() {
+    let document = document();
+    for (path, method, operation) in operations(&document) {
+        let taken = operation["requestBody"]["content"].as_object().into_iter().flatten();
+        let answered = operation["responses"].as_object().unwrap().iter().flat_map(|(status, response)| {
+            let content = response["content"].as_object();
+            if status.starts_with(['4', '5']) {
+                let schema =
+                    content.and_then(|content| content.get("application/problem+json")).map(|media| &media["schema"]);
+                assert_eq!(schema, Some(&json!({"$ref": "#/components/schemas/Problem"})), "{method} {path} {status}");
+            } else if !["204", "308"].contains(&status.as_str()) {
+                assert!(content.is_some_and(|content| !content.is_empty()), "{method} {path} {status}");
+            }
+            content.into_iter().flatten()
+        });
+        for (media_type, media) in taken.chain(answered) {
+            assert!(media.get("example").is_some(), "{method} {path}: {media_type}");
+        }
+    }
+}

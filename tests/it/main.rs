@@ -7,6 +7,7 @@ mod attacks;
 mod audit;
 mod bad_input;
 mod collector;
+mod contract;
 mod crash;
 mod cross_process;
 mod delivery;
