@@ -49,7 +49,7 @@ all_are_confined() {
     eventually healthy "$service"
     [[ $(inspect "$service" "{{with .HostConfig}}$limits{{end}}") =~ ^[1-9][0-9]+\ [1-9][0-9]+\ true\ unless-stopped\ 10m$ ]]
     # None without a name, which nobody would find again.
-    [ "$(inspect "$service" "$volumes" | grep -cv -e "^${project}_" -e '^$')" = 0 ]
+    [ -z "$(inspect "$service" "$volumes" | sed -e "/^${project}_/d" -e '/^$/d')" ]
     # Asked inside of it: what it is, not what it was told to be.
     compose exec -T "$service" sh -ec '
       [ "$(id -u)" != 0 ]
