@@ -47,13 +47,15 @@ async fn every_answer_to_a_client_made_from_the_document_is_documented(backend: 
     let app = builder.start().await;
     let receiver = Receiver::start([]).await;
     let root = env!("CARGO_MANIFEST_DIR");
+    // It leaves notes where it runs.
+    let dir = tempfile::tempdir().expect("a temporary directory");
     let run = Command::new(format!("{root}/target/verifiers/bin/st"))
         .args(["--no-color", "--config-file", &format!("{root}/tests/contract/schemathesis.toml")])
         .args(["run", &app.url("/openapi.json"), "--checks", CHECKS])
         .args(["--phases", "examples,coverage,fuzzing", "--seed", "6", "--max-examples", "5"])
         .env("CONTRACT_HOOKS", format!("{root}/tests/contract/hooks.py"))
         .envs(variables(&app, &receiver.url()).await)
-        .current_dir(app.home.data_dir())
+        .current_dir(dir.path())
         .kill_on_drop(true)
         .output();
     let output = tokio::time::timeout(PATIENCE, run).await.expect("it ends in time");
