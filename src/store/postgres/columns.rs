@@ -42,7 +42,7 @@ pub(super) struct Deliveries<'a> {
     /// `None` if it is stored with the event.
     trace: Vec<Option<String>>,
     resend_of: Vec<Option<Uuid>>,
-    /// Whether any row has one of the last three.
+    /// Whether any row has one of the last four.
     is_wide: bool,
 }
 
