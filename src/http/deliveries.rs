@@ -185,6 +185,14 @@ mod tests {
         PAGES.parse_filtered::<DeliveryId>(query, &FILTERS).and_then(|(_, filters)| search(&filters))
     }
 
+    /// A confined caller's search may have ended at another tenant's delivery.
+    #[test]
+    fn a_cursor_that_is_blurred_keeps_its_place_and_names_no_delivery() {
+        let id = |random: u128| DeliveryId(uuid::Uuid::from_u128((0x0189_0a5d_ac96_774b_bcce << 48) | random));
+        assert_eq!(id(1).blurred(), id(0xb302_099a_8057).blurred(), "nothing of what is random is left");
+        assert_eq!((id(1).blurred(), id(1).blurred().accepted_at()), (id(0xffff_ffff_ffff), id(1).accepted_at()));
+    }
+
     #[test]
     fn a_range_of_time_takes_its_first_instant_and_not_its_last() {
         let search = asked("from=2023-11-14T22:13:20Z&to=2023-11-14T22:13:21Z").unwrap();
