@@ -170,7 +170,8 @@ eventually() {
   done
 }
 
-container() { compose ps -q "$1"; }
+# The stopped ones, too, which Compose 2 leaves out.
+container() { compose ps --all --quiet "$1"; }
 inspect() { docker inspect --format "$2" "$(container "$1")"; }
 healthy() { [ "$(inspect "$1" '{{.State.Health.Status}}')" = healthy ]; }
 
