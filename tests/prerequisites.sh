@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes sure that this machine has what building and testing needs: a C compiler (SQLite and ring are built from
 # source), PostgreSQL's server, Redis, and Python with the libraries that verify our signatures and our API; with BROWSER=1
-# Chromium, too. On Debian and Ubuntu the missing ones are installed; elsewhere it says what to install. Does nothing, quickly, when everything is there.
+# Chromium, too. On Debian and Ubuntu the missing ones are installed; elsewhere it says what to install. Does nothing,
+# quickly, when everything is there.
 set -euo pipefail
 
 say() { echo "prerequisites: $*" >&2; }
