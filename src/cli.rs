@@ -34,7 +34,8 @@ In production:
   hookpost keys create --admin     makes the first key, and shows it once
   hookpost serve
 
-`hookpost config` shows every setting, its value and where it came from; `hookpost serve --help` names them.
+`hookpost config` shows every setting, its value and where it came from;
+`hookpost serve --help` names them.
 `hookpost doctor` looks at all that a service depends on, before the start or beside it.";
 
 const HELP_SERVE: &str = "\
@@ -43,21 +44,21 @@ Examples:
   hookpost serve --listen 127.0.0.1:9090       another port
   hookpost keys create --admin                 make the first key, which callers are then asked for
   HOOKPOST_LISTEN=0.0.0.0:8000 HOOKPOST_AUTH=off hookpost serve
-                                               without keys, behind something that keeps strangers out
+                                               without keys, where something keeps strangers out
 
 Environment, under the flags and over the file:
   HOOKPOST_LISTEN, HOOKPOST_DATA_DIR, DATABASE_URL, REDIS_URL, HOOKPOST_CONFIG   as the flags
-  HOOKPOST_AUTH              keys, or off: nobody is asked who they are [default: keys; with --dev, off]
+  HOOKPOST_AUTH              keys, or off: nobody is asked for one [default: keys; off with --dev]
   HOOKPOST_RETRY_SCHEDULE    waits between attempts [default: 10s,30s,1m,5m,15m]
   HOOKPOST_ATTEMPT_TIMEOUT   deadline of a whole attempt [default: 10s]
   HOOKPOST_DNS_SERVERS       name servers to ask instead of the system's: 10.0.0.2:53,10.0.0.3:53
   HOOKPOST_RETENTION         how long deliveries and logs are kept [default: 72h]
-  HOOKPOST_MASTER_KEY        what secrets are encrypted with; several for a replacement: the first encrypts
+  HOOKPOST_MASTER_KEY        what secrets are encrypted with: `hookpost keys new-master`
   HOOKPOST_MASTER_KEY_FILE   a file with them, one a line, instead
   HOOKPOST_MAX_SUBSCRIPTIONS how many a tenant may have [default: 100000]
   HOOKPOST_ALLOW_TARGETS     private ranges that may be targets, such as 10.1.0.0/16
   HOOKPOST_REQUIRE_HTTPS     true: no plain http, except in those ranges [default: false]
-  HOOKPOST_REFUSED_PORTS     ports that are never a target [default: mail, Redis, memcached ...; see `hookpost config`]
+  HOOKPOST_REFUSED_PORTS     ports that are never a target [default: mail, Redis, ...]
   HOOKPOST_OTLP_ENDPOINT     where spans are sent, such as http://localhost:4318 [default: nowhere]
   HOOKPOST_LOG               level or filter, such as info,hookpost=debug [default: info]
   HOOKPOST_LOG_FORMAT        pretty or json [default: pretty]

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
+use std::process::{Command, Output};
 
 use hookpost::metrics::{Live, Metrics};
 
@@ -76,6 +78,40 @@ fn queries() -> Vec<String> {
     targets.map(|target| target["expr"].as_str().expect("a query").to_owned()).collect()
 }
 
+/// What Prometheus has of `/metrics` after ten minutes in which everything has risen.
+fn series() -> Vec<serde_json::Value> {
+    let page = page();
+    let samples =
+        page.lines().filter(|line| !line.starts_with('#')).map(|line| line.rsplit_once(' ').expect("a value").0);
+    let of_a_process = |sample: &str| match sample.split_once('{') {
+        Some((name, labels)) => format!("{name}{{instance=\"a\",{labels}"),
+        None => format!("{sample}{{instance=\"a\"}}"),
+    };
+    samples.map(|sample| serde_json::json!({ "series": of_a_process(sample), "values": "1+1x40" })).collect()
+}
+
+/// Prometheus' own verdict on queries that must show something; `None` where there is no promtool.
+fn evaluated(queries: &[String]) -> Option<Output> {
+    let shows_nothing = |query: &String| {
+        let query = query.replace("$__rate_interval", "1m").replace("$instance", "a");
+        serde_json::json!({ "expr": format!("absent({query})"), "eval_time": "10m", "exp_samples": [] })
+    };
+    let expected: Vec<_> = queries.iter().map(shows_nothing).collect();
+    let test = serde_json::json!({ "interval": "15s", "input_series": series(), "promql_expr_test": expected });
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    // JSON is YAML.
+    fs::write(file.path(), serde_json::json!({ "rule_files": [], "tests": [test] }).to_string())
+        .expect("it is written");
+    let taken = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/promtool/usr/bin/promtool");
+    for promtool in [Path::new("promtool"), &taken] {
+        match Command::new(promtool).args(["test", "rules"]).arg(file.path()).output() {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            output => return Some(output.expect("it runs")),
+        }
+    }
+    None
+}
+
 #[track_caller]
 fn only_known(what: &str, found: &BTreeSet<String>) {
     let unknown: Vec<_> = found.difference(&names()).cloned().collect();
@@ -115,6 +151,50 @@ fn the_dashboard_shows_figures_that_exist_and_leaves_none_out() {
     only_known("ops/grafana/hookpost.json", &shown);
     let missing: Vec<_> = names().difference(&shown).cloned().collect();
     assert!(missing.is_empty(), "ops/grafana/hookpost.json does not show {missing:?}");
+}
+
+#[test]
+fn prometheus_takes_every_query_of_the_dashboard_and_has_something_to_show() {
+    let Some(verdict) = evaluated(&queries()) else {
+        // Past libtest, which keeps what tests print to itself.
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: the dashboard's queries. promtool (in the package prometheus) adds what it needs."
+        );
+        return;
+    };
+    assert!(verdict.status.success(), "{}", String::from_utf8_lossy(&verdict.stderr));
+    for broken in ["hookpost_nothing", "sum(hookpost_owner", "hookpost_owner{instance=\"b\"}"] {
+        assert!(!evaluated(&[broken.to_owned()]).expect("as before").status.success(), "{broken} passes");
+    }
+}
+
+/// Or nobody could tell which is which.
+#[test]
+fn lines_of_a_panel_have_names_of_their_own() {
+    for panel in dashboard()["panels"].as_array().expect("panels") {
+        let targets = panel["targets"].as_array().into_iter().flatten();
+        let names: Vec<_> = targets
+            .map(|target| (target["legendFormat"].as_str().unwrap_or_default(), target["expr"].as_str()))
+            .collect();
+        let own: BTreeSet<_> = names.iter().map(|(name, _)| name).collect();
+        assert_eq!(own.len(), names.len(), "{}", panel["title"]);
+        for (name, query) in names {
+            // A series for each label that is not summed away: the name has to tell them apart.
+            let query = query.expect("a query");
+            let by = query.split_once(" by (").map(|(_, rest)| rest.split(')').next().expect("a label"));
+            let label = by.filter(|label| *label != "le");
+            assert!(
+                label.is_none_or(|label| name.contains(&format!("{{{{{label}}}}}"))),
+                "{}: {query}",
+                panel["title"]
+            );
+            assert!(
+                ["sum", "min", "max", "histogram_quantile"].iter().any(|start| query.starts_with(start)),
+                "{query}"
+            );
+        }
+    }
 }
 
 #[test]

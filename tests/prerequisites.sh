@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes sure that this machine has what building and testing needs: a C compiler (SQLite and ring are built from
-# source), PostgreSQL's server, Redis, and Python with the libraries that verify our signatures and our API. On Debian and
-# Ubuntu the missing ones are installed; elsewhere it says what to install. Does nothing, quickly, when everything is there.
+# source), PostgreSQL's server, Redis, and Python with the libraries that verify our signatures and our API; with BROWSER=1
+# Chromium, too. On Debian and Ubuntu the missing ones are installed; elsewhere it says what to install. Does nothing,
+# quickly, when everything is there.
 set -euo pipefail
 
 say() { echo "prerequisites: $*" >&2; }
@@ -35,6 +36,8 @@ command -v redis-server >/dev/null || packages+=(redis-server)
 # The README's examples are run by curl, and processes are ended by kill.
 command -v curl >/dev/null || packages+=(curl)
 [ -x /bin/kill ] || [ -x /usr/bin/kill ] || packages+=(procps)
+# The pages are looked at with it, if somebody asks: it is large, and what needs it says that it was skipped (tests/it/pages.rs).
+[ -z "${BROWSER:-}" ] || command -v chromium >/dev/null || packages+=(chromium)
 # Faults are made with these, as root; where they are missing, what needs them is skipped by name (tests/faults).
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   command -v strace >/dev/null || packages+=(strace)

@@ -7,7 +7,8 @@ use crate::config::{ConfigError, Resolved};
 use crate::doctor::{examine, has_failed, lines};
 
 pub(super) const HELP: &str = "\
-Each line is a check: ok, warn (it works, and may not when it matters) or fail, what was found, and what to do.
+Each line is a check: ok, warn (it works, and may not when it matters) or fail, what was found, and
+what to do.
 Nothing is changed, no secret is shown, and a service may run beside it.
 
 Examples:

@@ -32,8 +32,8 @@ Examples:
   hookpost keys list
   hookpost keys revoke 4f9KqZ0aTb                                   by the prefix that `list` shows
 
-A key is sent as `Authorization: Bearer hp_...`. It is shown once; only a hash of it is stored. A change counts on every
-running service within a second.";
+A key is sent as `Authorization: Bearer hp_...`. It is shown once; only a hash of it is stored.
+A change counts on every running service within a second.";
 
 const HELP_CREATE: &str = "\
 Examples:

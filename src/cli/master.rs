@@ -13,19 +13,21 @@ use crate::vault::{MasterKey, PLAIN, Resealed};
 
 pub(super) const HELP_ROTATE: &str = "\
 To replace a master key, without a pause:
-  1. restart every process with HOOKPOST_MASTER_KEY=old,new   all of them can open what either has sealed
-  2. restart every process with HOOKPOST_MASTER_KEY=new,old   what is new is sealed under the new one
-  3. HOOKPOST_MASTER_KEY=new,old hookpost keys rotate-master  so is the rest; may be interrupted and repeated
+  1. restart every process with HOOKPOST_MASTER_KEY=old,new   all can open what either sealed
+  2. restart every process with HOOKPOST_MASTER_KEY=new,old   what is new is sealed under `new`
+  3. HOOKPOST_MASTER_KEY=new,old hookpost keys rotate-master  so is the rest; may be repeated
   4. restart every process with HOOKPOST_MASTER_KEY=new
 
-Secrets from before there was a master key are sealed by it, too. Backups, and what a database has not overwritten yet, may
-still hold those as they were: rotate the secrets themselves to be sure.
+Secrets from before there was a master key are sealed by it, too. Backups, and what a database has
+not overwritten yet, may still hold those as they were: rotate the secrets themselves to be sure.
 
-If a master key is lost, what is sealed under it is lost, and no process starts without it. To go on:
-  1. HOOKPOST_MASTER_KEY=new hookpost keys rotate-master --give-up KEYID   with the name that the refusal says
+If a master key is lost, what is sealed under it is lost, and no process starts without it.
+To go on, with the KEYID that the refusal says:
+  1. HOOKPOST_MASTER_KEY=new hookpost keys rotate-master --give-up KEYID
   2. restart every process with HOOKPOST_MASTER_KEY=new
   3. give each subscription that it has disabled a new secret, tell its receiver, and enable it
-It takes those secrets out of the store for good. They are of use to nobody, unless the key is found after all.";
+It takes those secrets out of the store for good. They are of use to nobody, unless the key is found
+after all.";
 
 /// Prints a fresh key, which is kept nowhere.
 pub(super) fn new_master() -> anyhow::Result<()> {

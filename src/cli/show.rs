@@ -2,6 +2,9 @@
 
 use crate::config::Setting;
 
+/// A value that is longer moves its own source to the right, and no other.
+const VALUE_COLUMNS: usize = 40;
+
 /// One line a setting, in columns; or a JSON array.
 pub(super) fn settings(settings: &[Setting], json: bool) -> String {
     if json {
@@ -9,7 +12,7 @@ pub(super) fn settings(settings: &[Setting], json: bool) -> String {
         return array + "\n";
     }
     let width = |text: fn(&Setting) -> &str| settings.iter().map(|s| text(s).chars().count()).max().unwrap_or(0);
-    let (names, values) = (width(|setting| setting.name), width(shown));
+    let (names, values) = (width(|setting| setting.name), width(shown).min(VALUE_COLUMNS));
     settings
         .iter()
         .map(|setting| format!("{:names$}  {:values$}  {}\n", setting.name, shown(setting), setting.source))

@@ -48,6 +48,24 @@ fn the_help_teaches_the_start_and_names_every_variable() {
     }
 }
 
+/// What is longer is broken in the middle of a column: the width is that of help that no terminal reads.
+#[test]
+fn examples_are_shown_as_they_are_written() {
+    fn each(command: &clap::Command, visit: &mut impl FnMut(&clap::Command)) {
+        visit(command);
+        command.get_subcommands().for_each(|inner| each(inner, visit));
+    }
+    let mut seen = 0;
+    each(&Cli::command(), &mut |command| {
+        let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        for line in text.lines() {
+            assert!(line.chars().count() <= 100, "{}: {line}", command.get_name());
+            seen += 1;
+        }
+    });
+    assert!(seen > 50);
+}
+
 #[test]
 fn completions_know_the_commands() {
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {

@@ -10,7 +10,8 @@ pub struct Flags {
     /// Configuration file in TOML, with the keys that `hookpost config` prints [env: HOOKPOST_CONFIG]
     #[arg(long, value_name = "PATH")]
     pub config: Option<PathBuf>,
-    /// Development: loopback targets are allowed, and the log tells of every delivery
+    /// Development: loopback targets are allowed, nobody is asked for an API key, secrets need no master key, and the
+    /// log tells of every delivery
     #[arg(long)]
     pub dev: bool,
     /// IP address and port of the HTTP API [env: HOOKPOST_LISTEN] [default: 127.0.0.1:8000]

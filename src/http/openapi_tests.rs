@@ -145,6 +145,18 @@ fn whatever_needs_a_key_says_so_and_whatever_does_not_says_that() {
     }
 }
 
+/// The Swagger UI fills them in, and would send them: a search that finds nothing, a signature that is wrong. (Without its
+/// type an event is refused by most subscriptions.)
+#[test]
+fn only_parameters_that_must_be_sent_have_examples() {
+    let document = document();
+    each_object(&document, &mut |object| {
+        let text = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default();
+        let sent = ["query", "header"].contains(&text("in")) && object.contains_key("example");
+        assert!(!sent || (text("in"), text("name")) == ("header", "event_type"), "{object:?}");
+    });
+}
+
 #[test]
 fn every_example_is_as_its_schema_says() {
     let document = document();

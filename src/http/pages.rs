@@ -22,12 +22,17 @@ use super::{Http, get_or_head, with};
 use crate::actors::EngineStatus;
 
 const STYLE: &str = include_str!("pages.css");
+/// After the Swagger UI's own.
+const DOCS_STYLE: &str = include_str!("docs.css");
+/// A hook. In the page, for a browser asks for /favicon.ico where a page names none.
+const ICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16' fill='none' \
+                    stroke='%232a8a4a' stroke-width='2'%3E%3Ccircle cx='10' cy='3' r='2'/%3E%3Cpath d='M10 5v5a4 4 0 0 1-8 0V8'/%3E%3C/svg%3E";
 
 /// Our own pages run no script and take no style but the one whose hash is named.
 static PAGE_POLICY: LazyLock<String> = LazyLock::new(|| {
     let hash = BASE64_STANDARD.encode(Sha256::digest(STYLE));
     format!(
-        "default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; style-src 'sha256-{hash}'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 });
 
@@ -54,14 +59,34 @@ pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
 }
 
 fn home(http: &Http, headers: &HeaderMap) -> Response {
-    let body = home_body(&http.api.engine.status(), http.api.keys.is_some(), http.api.dev);
-    page("Hookpost", &format!("{body}{}", home_links(headers)))
+    let (with_keys, dev) = (http.api.keys.is_some(), http.api.dev);
+    let body = home_body(&http.api.engine.status(), with_keys, dev);
+    page("Hookpost", &format!("{body}{}{}", home_links(with_keys), home_requests(headers, with_keys, dev)))
 }
 
-/// With requests to try, to where the page itself was asked for.
-fn home_links(headers: &HeaderMap) -> String {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost:8000");
-    HOME_LINKS.replace("{server}", &format!("http://{}", escaped(host)))
+/// A browser that follows a link shows no key: where one is asked for, there is no link to the metrics.
+fn home_links(with_keys: bool) -> String {
+    let metrics = if with_keys { "" } else { " · <a href=\"/metrics\">metrics</a>" };
+    format!(
+        "<p><a href=\"/docs/\">API documentation</a> · <a href=\"/openapi.json\">OpenAPI document</a>{metrics} · \
+         <a href=\"/readyz\">readiness</a></p>"
+    )
+}
+
+/// Requests to try, to where the page itself was asked for: a key that is copied with them must not travel in the clear
+/// where a proxy ends TLS.
+fn home_requests(headers: &HeaderMap, with_keys: bool, dev: bool) -> String {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let scheme = if text("x-forwarded-proto") == Some("https") { "https" } else { "http" };
+    let host = text("x-forwarded-host").or_else(|| text("host")).unwrap_or("localhost:8000");
+    let (listen, target) =
+        if dev { (LISTEN_FIRST, "http://127.0.0.1:9000/") } else { ("", "https://example.com/hook") };
+    let key = if with_keys { " \\\n  -H \"Authorization: Bearer $KEY\"" } else { "" };
+    HOME_REQUESTS
+        .replace("{listen}", listen)
+        .replace("{target}", target)
+        .replace("{key}", key)
+        .replace("{server}", &format!("{scheme}://{}", escaped(host)))
 }
 
 /// What is shown to everybody: figures only where nobody is asked who they are.
@@ -91,9 +116,10 @@ fn home_body(status: &EngineStatus, with_keys: bool, dev: bool) -> String {
     )
 }
 
-const KEYS_NEEDED: &str = "Every call but those for this page, the documentation and readiness needs an API key: add \
-                           <code>-H \"Authorization: Bearer $KEY\"</code> to the examples.";
-const HOME_LINKS: &str = include_str!("pages_home.html");
+const KEYS_NEEDED: &str = "Every call but those for this page, the documentation and readiness needs an API key: in the \
+                           examples <code>$KEY</code>.";
+const HOME_REQUESTS: &str = include_str!("pages_home.html");
+const LISTEN_FIRST: &str = "# In another terminal, a receiver:\nhookpost listen\n\n";
 
 fn docs(full: &str, file: &str, config: &Arc<Config<'static>>) -> Answer {
     if full == "/docs" {
@@ -109,6 +135,7 @@ fn docs(full: &str, file: &str, config: &Arc<Config<'static>>) -> Answer {
         Problem::new(Kind::PageNotFound, format!("the Swagger UI has no file {}; see /docs/", quoted(file)))
     })?;
     let bytes = match found.bytes {
+        own if file == "index.css" => [&own, DOCS_STYLE.as_bytes()].concat().into(),
         Cow::Borrowed(in_binary) => Bytes::from_static(in_binary),
         Cow::Owned(rendered) => rendered.into(),
     };
@@ -137,7 +164,8 @@ fn page(title: &str, body: &str) -> Response {
     let title = escaped(title);
     let html = format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title><style>{STYLE}</style></head>\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>{title}</title>\
+         <link rel=\"icon\" href=\"{ICON}\"><style>{STYLE}</style></head>\
          <body><main><h1>{title}</h1>{body}</main></body></html>\n"
     );
     let response = reply::typed(StatusCode::OK, "text/html; charset=utf-8", html);
@@ -205,14 +233,43 @@ mod tests {
     #[test]
     fn what_is_shown_is_inert() {
         let asked = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("a.example:9<script>"))]);
-        let links = home_links(&asked);
+        let requests = home_requests(&asked, false, false);
         assert!(
-            links.contains("http://a.example:9&lt;script&gt;/subscriptions") && !links.contains("<script>"),
-            "{links}"
+            requests.contains("http://a.example:9&lt;script&gt;/subscriptions") && !requests.contains("<script>"),
+            "{requests}"
         );
         let body = home_body(&status(Some("<script>1</script>"), "\"'&"), false, false);
         assert!(!body.contains("<script>"));
         assert!(body.contains("&lt;script&gt;") && body.contains("&quot;&#39;&amp;"));
+    }
+
+    #[test]
+    fn requests_to_try_carry_the_key_where_one_is_needed_and_over_https_where_the_page_came_so() {
+        let open = home_requests(&HeaderMap::new(), false, true);
+        assert!(
+            open.contains("http://localhost:8000/events \\\n")
+                && open.contains("hookpost listen")
+                && !open.contains("KEY"),
+            "{open}"
+        );
+        let mut forwarded = HeaderMap::new();
+        for (name, value) in
+            [("host", "10.0.0.1:8000"), ("x-forwarded-host", "a.example"), ("x-forwarded-proto", "https")]
+        {
+            forwarded.insert(name, HeaderValue::from_static(value));
+        }
+        let closed = home_requests(&forwarded, true, false);
+        let with_key = closed.matches("Bearer $KEY").count();
+        assert_eq!((with_key, closed.matches("curl ").count()), (6, 6), "{closed}");
+        assert!(closed.contains("https://a.example/events \\\n"), "{closed}");
+        for filled in ["{listen}", "{target}", "{key}", "{server}"] {
+            assert!(HOME_REQUESTS.contains(filled) && !open.contains(filled) && !closed.contains(filled), "{filled}");
+        }
+    }
+
+    #[test]
+    fn the_metrics_are_linked_to_only_where_a_browser_can_see_them() {
+        assert!(home_links(false).contains("/metrics") && !home_links(true).contains("/metrics"));
     }
 
     #[test]

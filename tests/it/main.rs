@@ -17,6 +17,7 @@ mod isolation;
 mod master_keys;
 mod operations;
 mod order;
+mod pages;
 mod process;
 mod proxy;
 mod receiver;
