@@ -16,7 +16,7 @@ use crate::store::writer::MAX_QUEUED;
 
 /// How often the store is asked.
 const PERIOD: Duration = Duration::from_secs(10);
-/// Retries are counted no further: a tenth of a second of a database's work.
+/// Retries are counted no further, and no more of the oldest are looked at for one of an enabled subscription: a tenth of a second of a database's work.
 const MAX_COUNTED: u64 = 1_000_000;
 /// In place of a time: nothing is due.
 const NOTHING: i64 = i64::MAX;
@@ -26,11 +26,13 @@ pub(super) struct Census {
     retries: AtomicU64,
     /// When the first of them became due.
     oldest_due: AtomicI64,
+    /// When that was; the start, before the first.
+    looked_at: AtomicI64,
 }
 
-impl Default for Census {
-    fn default() -> Self {
-        Self { retries: AtomicU64::new(0), oldest_due: AtomicI64::new(NOTHING) }
+impl Census {
+    pub fn new(now: Timestamp) -> Self {
+        Self { retries: AtomicU64::new(0), oldest_due: AtomicI64::new(NOTHING), looked_at: AtomicI64::new(now.0) }
     }
 }
 
@@ -45,7 +47,9 @@ pub(super) async fn run(node: Arc<Node>) {
                 node.census.retries.store(waiting.count, Ordering::Relaxed);
                 let oldest = waiting.oldest_due.map_or(NOTHING, |due| due.0);
                 node.census.oldest_due.store(oldest, Ordering::Relaxed);
+                node.census.looked_at.store(node.parts.clock.steady().0, Ordering::Relaxed);
             }
+            // The last figures stay, and their age tells.
             Err(error) => tracing::debug!(%error, "could not count what waits for another attempt"),
         }
     }
@@ -75,5 +79,6 @@ pub(super) fn live(node: &Node) -> Live {
         oldest = oldest.min(entry.oldest_due.unwrap_or(Timestamp::MAX));
     }
     live.oldest_due = now.since(oldest);
+    live.census_age = now.since(Timestamp(census.looked_at.load(Ordering::Relaxed)));
     live
 }

@@ -82,6 +82,7 @@ pub(super) struct Node {
 impl Node {
     pub fn new(parts: Parts, writer: Writer, watermark: DeliveryId) -> Arc<Self> {
         Arc::new(Self {
+            census: Census::new(parts.clock.steady()),
             parts,
             writer,
             attempts: Attempts::new(),
@@ -95,7 +96,6 @@ impl Node {
             unclaimed: Mutex::default(),
             fresh: Mutex::default(),
             directory: RwLock::default(),
-            census: Census::default(),
         })
     }
 

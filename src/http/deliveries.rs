@@ -2,8 +2,11 @@
 //! as a delivery of its own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::http::StatusCode;
@@ -31,6 +34,33 @@ const FILTERS: [&str; 5] = ["subscription_id", "event_type", "state", "from", "t
 const STATE_EXPECTED: &str = "pending, retrying, delivered, failed or cancelled";
 pub(super) const TIME_EXPECTED: &str = "a time in UTC, such as 2026-01-05T09:30:00Z";
 
+/// Most pages that are looked for at the same time: what else is read from the store goes in between.
+const MAX_SEARCHES: usize = 4;
+/// How long one more waits for its turn.
+const SEARCH_WAIT: Duration = Duration::from_secs(2);
+/// What a caller is told to wait when its turn has not come.
+const SEARCH_RETRY_AFTER_S: u64 = 1;
+
+/// Shares out the places of those who look for deliveries, or read one to send it again.
+pub(super) struct Searches(Semaphore);
+
+impl Default for Searches {
+    fn default() -> Self {
+        Self(Semaphore::new(MAX_SEARCHES))
+    }
+}
+
+impl Searches {
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        match timeout(SEARCH_WAIT, self.0.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            // It is never closed: the turn has not come.
+            _ => Err(Problem::new(Kind::Busy, format!("{MAX_SEARCHES} searches or resends are under way, which is as many as may be"))
+                .retry_after(SEARCH_RETRY_AFTER_S)),
+        }
+    }
+}
+
 /// The routes of this file.
 pub(super) fn routes(http: &Arc<Http>) -> BoxedFilter<(Response,)> {
     let list = warp::path!("deliveries").and(get_or_head());
@@ -49,8 +79,11 @@ async fn list_deliveries(http: Arc<Http>, access: Access, query: String) -> Answ
     if let Some(cursor) = page.cursor {
         search.last = search.last.min(cursor.predecessor());
     }
-    let mut found =
-        if search.first <= search.last { find(&*http.api.store, &search, page.limit).await? } else { Found::default() };
+    let mut found = Found::default();
+    if search.first <= search.last {
+        let _turn = http.searches.turn().await?;
+        found = find(&*http.api.store, &search, page.limit).await?;
+    }
     if confined {
         // What was looked at last may be another tenant's, whose ids are nobody else's to know.
         let shown = found.deliveries.last().map(|last| last.id);
@@ -136,6 +169,8 @@ async fn resend_delivery(segment: String, http: Arc<Http>, access: Access, key: 
     if !record.subscription_exists {
         return Err(subscription_deleted(&record));
     }
+    // Holds a payload that the node's budget does not count yet.
+    let _turn = http.searches.turn().await?;
     let original = visible::with_payload(&http, &record).await?.ok_or_else(|| payload_gone(record.id))?;
     let active = http.api.engine.activate(record.subscription_id).await?;
     let detail = Some(format!("delivery {}", record.id));
@@ -243,5 +278,20 @@ mod tests {
         assert_matches("DeliveryPage", &shown);
         assert_eq!((&shown["searched_to"], &shown["deliveries"][0]["next_attempt_at"]), (&json!(null), &json!(null)));
         assert_eq!(shown["deliveries"][0]["state"], "cancelled");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_search_too_many_waits_for_its_turn_and_is_sent_away_when_it_does_not_come() {
+        let searches = Searches::default();
+        let mut turns = Vec::new();
+        for _ in 0..MAX_SEARCHES {
+            turns.push(searches.turn().await.unwrap());
+        }
+        let started = tokio::time::Instant::now();
+        assert_eq!(searches.turn().await.unwrap_err().kind(), Kind::Busy);
+        assert_eq!(started.elapsed(), SEARCH_WAIT);
+        let (next, ()) = tokio::join!(searches.turn(), async { drop(turns.pop()) });
+        assert!(next.is_ok());
+        assert_eq!(started.elapsed(), SEARCH_WAIT, "at once");
     }
 }

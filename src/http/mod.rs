@@ -66,6 +66,7 @@ use crate::outbound::guard::TargetPolicy;
 use crate::store::Store;
 use crate::vault::Vault;
 use body::{Bodies, BodyLimits};
+use deliveries::Searches;
 use problem::{Kind, NoRoute, Problem, quoted};
 use routes::ROUTES;
 use server::ServerLimits;
@@ -102,6 +103,7 @@ pub async fn serve(listener: TcpListener, api: Arc<Api>, stopped: impl Future<Ou
 struct Http {
     api: Arc<Api>,
     bodies: Bodies,
+    searches: Searches,
 }
 
 /// All routes. They are tried in this order: what is called most comes first.
@@ -109,7 +111,7 @@ fn routes(
     api: Arc<Api>,
     limits: BodyLimits,
 ) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
-    let http = Arc::new(Http { api, bodies: Bodies::new(limits) });
+    let http = Arc::new(Http { api, bodies: Bodies::new(limits), searches: Searches::default() });
     ingest::routes(&http)
         .or(events::routes(&http))
         .unify()

@@ -40,6 +40,8 @@ pub struct Live {
     pub retries_waiting: u64,
     /// How long the oldest delivery has been due.
     pub oldest_due: Duration,
+    /// How long ago the store was asked what waits there.
+    pub census_age: Duration,
     /// Places of attempts: taken, and all.
     pub attempts: (usize, usize),
     /// Bytes of payloads in memory: held, and most.
@@ -81,6 +83,7 @@ pub(super) struct Gauges {
     full: Gauge,
     retries_waiting: Gauge,
     oldest_due: Gauge<f64, AtomicU64>,
+    census_age: Gauge<f64, AtomicU64>,
     attempts: [Gauge; 2],
     payload_bytes: [Gauge; 2],
     submissions: [Gauge; 2],
@@ -96,6 +99,9 @@ impl Gauges {
         let oldest_due = Gauge::default();
         let due = "Time since when the oldest unfinished delivery of an enabled subscription could have been attempted";
         r.register_with_unit("oldest_due_age", due, Unit::Seconds, oldest_due.clone());
+        let census_age = Gauge::default();
+        let looked = "Time since the store was last asked what waits there";
+        r.register_with_unit("census_age", looked, Unit::Seconds, census_age.clone());
         Self {
             owner: add(
                 r,
@@ -123,6 +129,7 @@ impl Gauges {
                 Gauge::default(),
             ),
             oldest_due,
+            census_age,
             attempts: [
                 add(r, "attempts_in_flight", "Attempts that are under way or not yet logged", Gauge::default()),
                 add(r, "attempts_limit", "Most attempts that may be under way or not yet logged", Gauge::default()),
@@ -165,6 +172,7 @@ impl Gauges {
         }
         set(&self.active, live.active as u64);
         Atomic::set(self.oldest_due.inner(), live.oldest_due.as_secs_f64());
+        Atomic::set(self.census_age.inner(), live.census_age.as_secs_f64());
     }
 }
 

@@ -119,6 +119,7 @@ fn what_is_so_at_the_scrape_is_shown() {
         active: 7,
         backlog: 12,
         oldest_due: Duration::from_millis(1500),
+        census_age: Duration::from_secs(9),
         attempts: (3, 2048),
         payload_bytes: (10, 64),
         ..Live::default()
@@ -133,6 +134,7 @@ fn what_is_so_at_the_scrape_is_shown() {
         ("hookpost_actors_active", 7.0),
         ("hookpost_backlog", 12.0),
         ("hookpost_oldest_due_age_seconds", 1.5),
+        ("hookpost_census_age_seconds", 9.0),
         ("hookpost_attempts_in_flight", 3.0),
         ("hookpost_attempts_limit", 2048.0),
         ("hookpost_payload_bytes", 10.0),

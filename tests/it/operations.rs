@@ -87,6 +87,8 @@ async fn postgresql_is_stopped() {
     shown(&process, "events are refused", |f| of(f, refused) >= 1.0).await;
     let ready = send(client().get(format!("{}/readyz", process.base))).await;
     assert!(ready.status == 503 && ready.text.contains("the store is unavailable"), "{ready:?}");
+    // It is asked every ten seconds, and answers nothing.
+    shown(&process, "what waits there is not known", |f| of(f, "hookpost_census_age_seconds") > 12.0).await;
 
     wire.mend();
     shown(&process, "it is back", |f| of(f, "hookpost_store_up") == 1.0 && of(f, "hookpost_ready") == 1.0).await;

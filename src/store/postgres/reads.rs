@@ -137,8 +137,10 @@ impl PostgresStore {
     pub(super) async fn read_retries_waiting(&self, now: Timestamp, cap: u64) -> Result<RetriesWaiting> {
         const SQL: &str = "SELECT (SELECT count(*) FROM (SELECT FROM retries LIMIT $2) counted) AS n, (
                  SELECT first FROM (
-                     SELECT subscription_id, min(next_attempt_at) AS first FROM retries WHERE next_attempt_at <= $1
-                     GROUP BY subscription_id ORDER BY first OFFSET 0
+                     SELECT subscription_id, min(next_attempt_at) AS first FROM (
+                         SELECT subscription_id, next_attempt_at FROM retries WHERE next_attempt_at <= $1
+                         ORDER BY next_attempt_at LIMIT $2
+                     ) waiting GROUP BY subscription_id ORDER BY first OFFSET 0
                  ) due WHERE (SELECT true FROM subscriptions s WHERE s.id = due.subscription_id AND s.disabled IS NULL)
                  ORDER BY first LIMIT 1
              ) AS oldest";

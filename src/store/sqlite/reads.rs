@@ -141,7 +141,8 @@ pub(super) fn backlog(connection: &Connection, id: SubscriptionId, after: Delive
 
 // As for `DUE`.
 pub(super) const OLDEST_DUE: &str = "SELECT min(first_at) FROM (SELECT subscription_id, min(next_attempt_at) AS first_at \
-     FROM retries INDEXED BY retries_by_time WHERE next_attempt_at <= ?1 GROUP BY subscription_id) due \
+     FROM (SELECT subscription_id, next_attempt_at FROM retries INDEXED BY retries_by_time WHERE next_attempt_at <= ?1 \
+     ORDER BY next_attempt_at LIMIT ?2) GROUP BY subscription_id) due \
      JOIN subscriptions s ON s.id = due.subscription_id AND s.disabled IS NULL";
 // Reads as many as it counts, which is why it has a bound.
 const COUNT_RETRIES: &str = "SELECT count(*) FROM (SELECT 1 FROM retries LIMIT ?1)";
@@ -149,7 +150,7 @@ const COUNT_RETRIES: &str = "SELECT count(*) FROM (SELECT 1 FROM retries LIMIT ?
 pub(super) fn retries_waiting(connection: &mut Connection, now: Timestamp, cap: u64) -> Result<RetriesWaiting> {
     let cap = i64::try_from(cap).unwrap_or(i64::MAX);
     let count: i64 = connection.prepare_cached(COUNT_RETRIES)?.query_row([cap], |row| row.get(0))?;
-    let oldest: Option<i64> = connection.prepare_cached(OLDEST_DUE)?.query_row([now.0], |row| row.get(0))?;
+    let oldest: Option<i64> = connection.prepare_cached(OLDEST_DUE)?.query_row([now.0, cap], |row| row.get(0))?;
     Ok(RetriesWaiting { count: count.unsigned_abs(), oldest_due: oldest.map(Timestamp) })
 }
 
