@@ -55,8 +55,11 @@ impl Searches {
         match timeout(SEARCH_WAIT, self.0.acquire()).await {
             Ok(Ok(turn)) => Ok(turn),
             // It is never closed: the turn has not come.
-            _ => Err(Problem::new(Kind::Busy, format!("{MAX_SEARCHES} searches or resends are under way, which is as many as may be"))
-                .retry_after(SEARCH_RETRY_AFTER_S)),
+            _ => Err(Problem::new(
+                Kind::Busy,
+                format!("{MAX_SEARCHES} searches or resends are under way, which is as many as may be"),
+            )
+            .retry_after(SEARCH_RETRY_AFTER_S)),
         }
     }
 }
