@@ -153,7 +153,7 @@ impl Load {
         self.stopping.store(true, Ordering::Relaxed);
         self.producers.join_all().await;
         let answers = std::mem::take(&mut *self.answers.lock().expect("unpoisoned"));
-        Ledger { answers, subscription: self.subscription, begun: self.begun }
+        Ledger { answers, network_was_cut: false, subscription: self.subscription, begun: self.begun }
     }
 }
 
@@ -190,6 +190,7 @@ async fn ask(client: &Client, url: &str, number: u64, event_bytes: usize) -> Ans
 /// What the producers know.
 pub struct Ledger {
     pub answers: Vec<Answered>,
+    pub network_was_cut: bool,
     subscription: i64,
     begun: Instant,
 }
@@ -213,6 +214,7 @@ impl Ledger {
             logs: [(self.subscription, logs)].into(),
             deaths: killed.iter().map(ms).map(|at| Death { from_ms: at, to_ms: at + READ_LATE_MS }).collect(),
             max_concurrency: MAX_CONCURRENCY,
+            network_was_cut: self.network_was_cut,
         }
     }
 }

@@ -181,7 +181,8 @@ async fn partition_heals_with_a_backlog() {
     network.cut();
     let cut = Instant::now();
     load.when("accepted", cut, 20 * PATIENCE, |seen| seen.iter().filter(|a| a.is_ok()).count() >= backlog).await;
-    let ledger = load.stop().await;
+    let mut ledger = load.stop().await;
+    ledger.network_was_cut = true;
     let before = peer.count();
     network.heal();
     let healed = Instant::now();

@@ -34,6 +34,8 @@ pub struct Books {
     pub deaths: Vec<Death>,
     /// Attempts of a subscription that one kill may cause to be sent again.
     pub max_concurrency: usize,
+    /// The way to the receiver was cut: what was sent and not answered may never have come.
+    pub network_was_cut: bool,
 }
 
 /// A process that delivered was killed or lost the store for good, in the receiver's milliseconds.
@@ -263,7 +265,9 @@ impl Books {
         let mut is_invented = |row: &Logged| {
             let (Some(status), Some(serial)) = (row.status, row.serial) else {
                 return row.status.is_some()
-                    || row.was_sent() && !came.contains(&(row.delivery_id.as_str(), row.attempt));
+                    || row.was_sent()
+                        && !self.network_was_cut
+                        && !came.contains(&(row.delivery_id.as_str(), row.attempt));
             };
             let of_it = |receipt: &&&Receipt| {
                 receipt.webhook_id == row.delivery_id

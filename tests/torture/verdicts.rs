@@ -54,6 +54,7 @@ fn right() -> Books {
         logs: BTreeMap::from(logs),
         deaths: Vec::new(),
         max_concurrency: 1,
+        network_was_cut: false,
     }
 }
 
