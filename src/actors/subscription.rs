@@ -94,8 +94,11 @@ impl Actor for SubscriptionActor {
     type State = State;
     type Arguments = Arguments;
 
-    async fn pre_start(&self, _: ActorRef<Message>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Message>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let Arguments { entry, node, supervisor } = arguments;
+        // By the actor, not by whoever spawned it: on another thread that would come after the actor has started, and undo it,
+        // or after a change of the configuration that is read here.
+        entry.attach(myself);
         let subscription = entry.config().subscription.clone();
         let limits = subscription.settings.limits(&node.parts.defaults, subscription.drop_through);
         let machine = Machine::new(entry.id, limits, subscription.disabled.is_none());
@@ -542,3 +545,7 @@ fn log_outcome(
         }
     }
 }
+
+#[cfg(test)]
+#[path = "subscription_tests.rs"]
+mod tests;

@@ -290,7 +290,6 @@ impl State {
             subscription::Arguments { entry: entry.clone(), node: self.node.clone(), supervisor: self.myself.clone() };
         let (actor, _) = Actor::spawn_linked(None, SubscriptionActor, arguments, self.myself.get_cell()).await?;
         self.actors.insert(actor.get_id(), entry.clone());
-        entry.attach(actor);
         Ok(())
     }
 
