@@ -16,7 +16,8 @@ use crate::store::writer::MAX_QUEUED;
 
 /// How often the store is asked.
 const PERIOD: Duration = Duration::from_secs(10);
-/// Retries are counted no further, and no more of the oldest are looked at for one of an enabled subscription: a tenth of a second of a database's work.
+/// No more retries are counted, and no more of the oldest are looked at for one of an enabled subscription: a tenth of a second
+/// of a database's work.
 const MAX_COUNTED: u64 = 1_000_000;
 /// In place of a time: nothing is due.
 const NOTHING: i64 = i64::MAX;

@@ -399,7 +399,8 @@ pub trait Store: Send + Sync + 'static {
     /// Up to `limit` subscriptions that have a retry due before `before`, those with the earliest first.
     async fn subscriptions_due(&self, before: Timestamp, limit: usize) -> Result<Vec<SubscriptionId>>;
 
-    /// How many retries there are, counted no further than `cap`, and since when the first of an enabled subscription is due.
+    /// How many retries there are, counted no further than `cap`, and since when the first of an enabled subscription is due,
+    /// if it is among the `cap` that are due the longest.
     async fn retries_waiting(&self, now: Timestamp, cap: u64) -> Result<RetriesWaiting>;
     /// Up to `limit` enabled subscriptions with a row in `positions`: what they have waits for an actor.
     async fn subscriptions_behind(&self, limit: usize) -> Result<Vec<SubscriptionId>>;

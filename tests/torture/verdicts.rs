@@ -204,6 +204,14 @@ fn a_logged_attempt_without_an_answer_needs_a_receipt_unless_it_was_not_sent() {
     };
     assert_eq!(with_error("timed out after 1000 ms before an answer came"), ["invented"]);
     assert_eq!(with_error(""), ["invented"]);
+    assert_eq!(
+        found(|books| {
+            books.network_was_cut = true;
+            books.receipts.retain(|receipt| ![13, 14].contains(&receipt.serial));
+        }),
+        ["invented", "lost"],
+        "into a network that was cut it may have gone; what was answered has come"
+    );
     for error in [
         "could not connect to 127.0.0.1:1 within 1000 ms",
         "connection refused: nothing listens at 127.0.0.1:1",

@@ -332,9 +332,10 @@ impl Tables {
     }
 
     pub fn retries_waiting(&self, now: Timestamp, cap: u64) -> RetriesWaiting {
-        let due = self.retries.values().filter(|retry| retry.next_attempt_at <= now);
-        let oldest_due =
-            due.filter(|retry| self.enabled(retry.subscription_id)).map(|retry| retry.next_attempt_at).min();
+        let mut due: Vec<_> = self.retries.values().filter(|retry| retry.next_attempt_at <= now).collect();
+        due.sort_unstable_by_key(|retry| retry.next_attempt_at);
+        let mut looked_at = due.into_iter().take(usize::try_from(cap).unwrap_or(usize::MAX));
+        let oldest_due = looked_at.find(|retry| self.enabled(retry.subscription_id)).map(|retry| retry.next_attempt_at);
         RetriesWaiting { count: (self.retries.len() as u64).min(cap), oldest_due }
     }
 

@@ -153,7 +153,8 @@ pub async fn what_waits_is_counted_up_to_a_cap_and_the_oldest_due_is_of_an_enabl
     store.update_subscription(disabled, disable, T0).await.unwrap();
     let waiting = store.retries_waiting(at(100), 10).await.unwrap();
     assert_eq!(waiting, RetriesWaiting { count: 4, oldest_due: Some(at(50)) });
-    assert_eq!(store.retries_waiting(at(100), 3).await.unwrap().count, 3);
+    assert_eq!(store.retries_waiting(at(100), 3).await.unwrap(), RetriesWaiting { count: 3, oldest_due: Some(at(50)) });
+    assert_eq!(store.retries_waiting(at(100), 2).await.unwrap().oldest_due, None, "the first two are a disabled one's");
     assert_eq!(store.retries_waiting(at(50), 10).await.unwrap().oldest_due, Some(at(50)), "due from this moment on");
     assert_eq!(store.retries_waiting(at(49), 10).await.unwrap().oldest_due, None);
 }
