@@ -64,6 +64,13 @@ impl Backlog {
         }
     }
 
+    /// Whoever asked the store is gone, and the answer with it.
+    pub fn question_lost(&mut self) {
+        if self.counted == Counted::Asked {
+            self.counted = Counted::Not;
+        }
+    }
+
     /// So many were there before the first that was committed since.
     pub fn began_with(&mut self, count: u64) {
         self.counted = Counted::Known { count, or_more: false };

@@ -346,19 +346,19 @@ impl Engine {
 
     /// Tells everyone who caches it that this subscription has changed. Events that come after it see the change.
     pub async fn subscription_changed(&self, subscription: Subscription) {
-        if let Some(Handles { supervisor, .. }) = self.running.get() {
-            let changed = Box::new(subscription.clone());
-            heard(supervisor, |done| supervisor::Message::Changed(changed, Some(done))).await;
-        }
+        // The cache before the actor: one that starts in between would start with what the cache has.
         self.cache.changed(&subscription).await;
+        if let Some(Handles { supervisor, .. }) = self.running.get() {
+            heard(supervisor, |done| supervisor::Message::Changed(Box::new(subscription), Some(done))).await;
+        }
     }
 
     /// Tells everyone who caches it that this subscription is gone.
     pub async fn subscription_deleted(&self, id: SubscriptionId) {
+        self.cache.deleted(id).await;
         if let Some(Handles { supervisor, .. }) = self.running.get() {
             heard(supervisor, |done| supervisor::Message::Deleted(id, Some(done))).await;
         }
-        self.cache.deleted(id).await;
     }
 
     /// The subscription's actor as it is now; `None` when it does not run.
@@ -516,3 +516,7 @@ async fn follow(mut changes: broadcast::Receiver<Change>, supervisor: ActorRef<s
         }
     }
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

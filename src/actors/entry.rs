@@ -75,6 +75,8 @@ struct Intake {
     position: Option<DeliveryId>,
     /// Whether a row in `positions` is wanted: a save that was overtaken by a removal must not count.
     seeking: bool,
+    /// The row in `positions` is about to go: a successor of the entry would take it for its own.
+    leaving: bool,
     /// Whether the store may hold untried deliveries although nothing was committed since the entry was made.
     must_look: bool,
     /// An actor that had started crashed: what it had tried is known here, and later than in its row.
@@ -154,6 +156,7 @@ impl Entry {
                 tried_through,
                 position: None,
                 seeking: false,
+                leaving: false,
                 must_look,
                 restarted: false,
                 last_used,
@@ -175,7 +178,11 @@ impl Entry {
     pub fn reconfigure(&self, config: Arc<Config>) -> bool {
         // Under the lock, so that no actor leaves between the change and the word of it.
         let mut intake = self.lock();
-        if !intake.closed && self.config.load().subscription.version < config.subscription.version {
+        let known = self.config();
+        if !intake.closed && known.subscription.version < config.subscription.version {
+            let enables = known.subscription.disabled.is_some() && config.subscription.disabled.is_none();
+            // The actor knows since when all has failed, and what was read may be from before it said so.
+            let config = if enables { config } else { config.failing_since(known.subscription.failing_since) };
             self.config.store(config);
             intake.backlog.limit_changed();
             intake.cast(Message::Reconfigured);
@@ -341,6 +348,7 @@ impl Entry {
         intake.must_look = true;
         intake.behind = true;
         intake.tail = None;
+        intake.backlog.question_lost();
     }
 
     /// The actor has read its row in `positions` and starts: what has been tried, and whether it has to look in the
@@ -417,7 +425,7 @@ impl Entry {
             None if must || trails(BEHIND_AFTER) => Some(Some(intake.tried_through)),
             None => None,
             // By the clock alone it might: one that was set back makes everything look recent.
-            Some(_) if !must && !trails(REJOIN_BELOW) && intake.tried_through >= *watermark => {
+            Some(_) if !must && (!intake.trails() || !trails(REJOIN_BELOW) && intake.tried_through >= *watermark) => {
                 // First the watermark waits for it again, then its row goes.
                 intake.position = None;
                 Some(None)
@@ -426,7 +434,7 @@ impl Entry {
             Some(_) => None,
         };
         if let Some(position) = wanted {
-            intake.seeking = position.is_some();
+            (intake.seeking, intake.leaving) = (position.is_some(), position.is_none());
         }
         wanted
     }
@@ -471,7 +479,7 @@ impl Entry {
         let mut intake = self.lock();
         let heard = enabled == self.config.load().subscription.disabled.is_none();
         let quiet = intake.started && heard && intake.submitted == 0 && intake.unread == 0;
-        let safe = !intake.trails() || intake.position.is_some();
+        let safe = (!intake.trails() || intake.position.is_some()) && !intake.leaving;
         intake.closed |= quiet && safe;
         intake.closed
     }
@@ -563,8 +571,13 @@ impl RecordSink for Entry {
 
     fn positioned(&self, position: Option<DeliveryId>) {
         let mut intake = self.lock();
+        intake.leaving &= position.is_some();
         if intake.seeking && position.is_some() {
             intake.position = position;
         }
     }
 }
+
+#[cfg(test)]
+#[path = "entry_tests.rs"]
+mod tests;

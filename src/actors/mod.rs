@@ -23,6 +23,8 @@ mod node;
 mod readiness;
 mod replays;
 mod shares;
+#[cfg(test)]
+mod stage;
 mod subscription;
 mod supervisor;
 

@@ -85,6 +85,8 @@ pub(super) struct State {
     standing: Standing,
     /// Of the attempt that ended in this message, until its record takes them.
     ended: Option<(Arc<Config>, Permit)>,
+    /// What the subscription was when that attempt was held against it.
+    judged: Option<Arc<Config>>,
     /// Whether the log says that the breaker is open.
     open_said: bool,
 }
@@ -112,6 +114,7 @@ impl Actor for SubscriptionActor {
             wakeup: None,
             standing,
             ended: None,
+            judged: None,
             open_said: false,
         })
     }
@@ -142,7 +145,7 @@ impl Actor for SubscriptionActor {
             while let Some(action) = state.machine.poll_action() {
                 state.perform(action, &myself);
             }
-            state.ended = None;
+            (state.ended, state.judged) = (None, None);
             state.arm(&myself);
         }
         let glance = state.machine.glance();
@@ -164,8 +167,11 @@ impl State {
                 let Attempted { id, number, result, config, permit } = *attempted;
                 let waited = self.node.parts.clock.wall().since(id.accepted_at());
                 self.node.parts.metrics.attempted(&result, number, waited);
-                let stale = config.subscription.version != self.entry.config().subscription.version;
+                // Read once: it may change at any time, and what replaces it is not to be judged by this attempt.
+                let judged = self.entry.config();
+                let stale = config.subscription.version != judged.subscription.version;
                 self.standing = if result.succeeded() { Standing::Proven } else { Standing::Suspect };
+                self.judged = Some(judged);
                 self.ended = Some((config, permit));
                 Input::Attempted { id, result, stale }
             }
@@ -406,7 +412,7 @@ impl State {
     fn disable(&mut self, reason: DisabledReason, myself: &ActorRef<Message>) {
         tracing::warn!(subscription_id = %self.entry.id, reason = reason.as_str(), "disabling the subscription");
         let (supervisor, entry) = (self.supervisor.clone(), self.entry.clone());
-        let judged = entry.config().subscription.clone();
+        let judged = self.judged.take().unwrap_or_else(|| entry.config()).subscription.clone();
         self.spawn(myself, move |node, _| async move {
             disabling::disable(&node, &supervisor, &entry, &judged, reason).await
         });
@@ -475,9 +481,8 @@ impl State {
     {
         let (node, myself) = (self.node.clone(), myself.clone());
         self.tasks.spawn(async move {
-            let alarm = Alarm(myself.clone());
+            let _alarm = Alarm(myself.clone());
             work(node, myself).await;
-            std::mem::forget(alarm);
         });
     }
 

@@ -290,6 +290,10 @@ impl State {
             subscription::Arguments { entry: entry.clone(), node: self.node.clone(), supervisor: self.myself.clone() };
         let (actor, _) = Actor::spawn_linked(None, SubscriptionActor, arguments, self.myself.get_cell()).await?;
         self.actors.insert(actor.get_id(), entry.clone());
+        if self.node.is_draining() {
+            // Perhaps all that had one have been told already.
+            entry.cast(subscription::Message::Drain);
+        }
         Ok(())
     }
 
@@ -304,8 +308,12 @@ impl State {
     }
 
     async fn restart(&mut self, entry: &Arc<Entry>) -> Result<(), ActorProcessingErr> {
-        if entry.is_closed() || self.node.is_draining() {
+        if entry.is_closed() {
             self.node.remove(entry);
+            return Ok(());
+        }
+        if self.node.is_draining() {
+            // The entry stays: without it the watermark would pass what its actor had not tried.
             return Ok(());
         }
         if entry.is_recording() {
@@ -499,3 +507,7 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "supervisor_tests.rs"]
+mod tests;

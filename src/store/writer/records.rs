@@ -30,6 +30,11 @@ impl Records {
         urgent || self.queue.len() == 1 || self.queue.len() >= MAX_LINGERING
     }
 
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     /// The oldest.
     pub fn pop(&mut self) -> Option<Record> {
         let (_, record) = self.queue.pop_front()?;

@@ -43,7 +43,11 @@ impl Task {
                 let due_at = {
                     let queue = self.shared.lock();
                     if queue.closing {
-                        return;
+                        // What came since has been promised an answer.
+                        if queue.submissions.is_empty() && queue.records.is_empty() {
+                            return;
+                        }
+                        continue;
                     }
                     queue.records.due_at()
                 };
@@ -146,7 +150,11 @@ impl Task {
                         return Ok(());
                     }
                 }
-                Err(error) => return Box::pin(self.bisect(pending, error)).await,
+                Err(error) => {
+                    // It answers, and it is not away that it refuses.
+                    self.is_up();
+                    return Box::pin(self.bisect(pending, error)).await;
+                }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Rows that the store refuses, and what must not go with them.
 
 use super::super::*;
-use super::scripted::{Told, Under, read_all};
+use super::scripted::{Outcome, Told, Under, read_all};
 use super::{OTHER, SUB};
 use crate::delivery::{Retry, Timestamp};
 use crate::store::Batch;
@@ -225,4 +225,20 @@ async fn the_end_of_a_refused_delivery_stays_with_its_event_when_a_batch_is_halv
         }
         assert!((1..=3).all(|n| under.told().contains(&Told::Recorded(under.nth_id(n)))));
     }
+}
+
+/// An outage ended with a row that is refused, and whoever came next was told that the store is away.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_refuses_a_row_after_an_outage_is_back() {
+    let under = Under::holding_commits();
+    under.store.then(Outcome::Failed);
+    let answer = under.submit(SUB, "bad");
+    under.store.let_through(1);
+    under.store.commits(2).await;
+    assert!(!under.writer.is_up());
+    under.store.refuse(holds_bad_delivery);
+    under.store.let_through(1);
+    let refused = answer.await.unwrap();
+    assert!(matches!(refused, Err(WriteError::Rejected(_))), "{refused:?}");
+    assert!(under.writer.is_up());
 }
