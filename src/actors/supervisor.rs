@@ -207,6 +207,7 @@ impl State {
     fn load(&self, id: SubscriptionId) {
         let (node, myself) = (self.node.clone(), self.myself.clone());
         tokio::spawn(async move {
+            let _alarm = Alarm(id, myself.clone());
             let loaded = match node.parts.cache.get(id).await {
                 Some(subscription) => Ok(Some(subscription)),
                 None => node.parts.store.subscription(id).await,
@@ -328,6 +329,7 @@ impl State {
     fn load_later(&self, id: SubscriptionId) {
         let (node, myself) = (self.node.clone(), self.myself.clone());
         tokio::spawn(async move {
+            let _alarm = Alarm(id, myself.clone());
             tokio::time::sleep(Duration::from_secs(1)).await;
             let _ = myself.cast(Message::Loaded(id, node.parts.store.subscription(id).await));
         });
@@ -504,6 +506,18 @@ impl State {
                 Some(version) => self.hint(*id, *version),
                 None => self.deleted(*id),
             }
+        }
+    }
+}
+
+/// Tells the supervisor when reading a subscription panics: whoever waits for its actor would wait for ever.
+struct Alarm(SubscriptionId, ActorRef<Message>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let error = StoreError::Corrupt("reading the subscription panicked".to_owned());
+            let _ = self.1.cast(Message::Loaded(self.0, Err(error)));
         }
     }
 }

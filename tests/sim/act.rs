@@ -67,6 +67,7 @@ impl Acting {
             // The world's own.
             Action::Step(_) | Action::Stop => {}
             Action::PanicAtStart(id) => drop(self.sim.history().panics_at_start.insert(id)),
+            Action::PanicAtActivation(id) => drop(self.sim.history().panics_at_activation.insert(id)),
         }
     }
 

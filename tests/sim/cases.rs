@@ -63,3 +63,10 @@ fn what_was_recovered_holds_the_watermark_back_until_it_was_tried() {
     plan.kills.insert(s(60), 0);
     assert_keeps_every_promise(s(65), plan);
 }
+
+/// Whoever asked for it waited until their time was up, and so did everybody after them, until a restart.
+#[test]
+fn a_subscription_whose_reading_panics_is_read_again_for_the_next_event() {
+    let actions = [(s(0), Action::PanicAtActivation(ONE)), (s(3), Action::Send(0)), (s(3), Action::Send(1))];
+    assert_keeps_every_promise(s(10), plan(5, actions));
+}

@@ -92,6 +92,7 @@ pub struct History {
     /// It has crashed, or is about to.
     pub crashing: BTreeSet<SubscriptionId>,
     pub panics_at_start: BTreeSet<SubscriptionId>,
+    pub panics_at_activation: BTreeSet<SubscriptionId>,
     /// Whose actors have started in this life.
     pub started: BTreeSet<SubscriptionId>,
     /// What has happened, and how often.

@@ -38,6 +38,8 @@ pub enum Action {
     Stop,
     /// The next start of its actor panics.
     PanicAtStart(SubscriptionId),
+    /// The next time that it is read from the store, that panics.
+    PanicAtActivation(SubscriptionId),
 }
 
 #[derive(Default)]

@@ -85,6 +85,16 @@ impl Faults {
         }
     }
 
+    /// A subscription is read, to start its actor.
+    pub fn subscription_is_read(&self, id: SubscriptionId) {
+        let Some(sim) = &self.0 else { return };
+        let told = sim.history().panics_at_activation.remove(&id);
+        if told {
+            sim.say(format_args!("subscription {id}: reading it panics"));
+            panics::meant("reading a subscription");
+        }
+    }
+
     /// An actor starts, for the first time or again.
     pub fn actor_starts(&self, id: SubscriptionId) {
         if let Some(sim) = &self.0 {

@@ -187,6 +187,7 @@ impl Store for SimStore {
         self.write("create_subscription", |tables| Ok(tables.create_subscription(new, quota, now))).await
     }
     async fn subscription(&self, id: SubscriptionId) -> Result<Option<Subscription>> {
+        self.faults.subscription_is_read(id);
         self.read("subscription", |tables| tables.subscriptions.get(&id).cloned()).await
     }
     async fn subscriptions(
