@@ -180,9 +180,14 @@ impl Entry {
         let mut intake = self.lock();
         let known = self.config();
         if !intake.closed && known.subscription.version < config.subscription.version {
+            // The actor knows since when all has failed, and what was read may be from before it said so. Of an enabling, which
+            // begins that anew, this is no news; one may be among several changes that are heard of at once.
+            let is_next = known.subscription.version + 1 == config.subscription.version;
             let enables = known.subscription.disabled.is_some() && config.subscription.disabled.is_none();
-            // The actor knows since when all has failed, and what was read may be from before it said so.
-            let config = if enables { config } else { config.failing_since(known.subscription.failing_since) };
+            let config = match is_next && !enables {
+                true => config.failing_since(known.subscription.failing_since),
+                false => config,
+            };
             self.config.store(config);
             intake.backlog.limit_changed();
             intake.cast(Message::Reconfigured);
@@ -328,7 +333,7 @@ impl Entry {
         self.placeless.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The actor runs (again). Everything that the last one had in memory is read from the store.
+    /// The actor is about to run (again). Everything that the last one had in memory is read from the store.
     pub fn attach(&self, actor: ActorRef<Message>) {
         let mut intake = self.lock();
         intake.actor = Some(actor);
@@ -424,7 +429,8 @@ impl Entry {
         let wanted = match intake.position {
             None if must || trails(BEHIND_AFTER) => Some(Some(intake.tried_through)),
             None => None,
-            // By the clock alone it might: one that was set back makes everything look recent.
+            // With nothing untried there is nothing that the watermark might pass. By the clock alone it might: one that was set
+            // back makes everything look recent.
             Some(_) if !must && (!intake.trails() || !trails(REJOIN_BELOW) && intake.tried_through >= *watermark) => {
                 // First the watermark waits for it again, then its row goes.
                 intake.position = None;

@@ -98,8 +98,7 @@ impl Actor for SubscriptionActor {
 
     async fn pre_start(&self, myself: ActorRef<Message>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
         let Arguments { entry, node, supervisor } = arguments;
-        // By the actor, not by whoever spawned it: on another thread that would come after the actor has started, and undo it,
-        // or after a change of the configuration that is read here.
+        // By the actor, not by whoever spawned it: on another thread that would come after the actor has started, and undo it.
         entry.attach(myself);
         let subscription = entry.config().subscription.clone();
         let limits = subscription.settings.limits(&node.parts.defaults, subscription.drop_through);
@@ -395,6 +394,8 @@ impl State {
     fn save_failing(&mut self, since: Option<Timestamp>, myself: &ActorRef<Message>) {
         let entry = self.entry.clone();
         entry.set_failing_since(since);
+        // What the same message disables it for names this.
+        self.judged = self.judged.take().map(|judged| judged.failing_since(since));
         self.spawn(myself, move |node, _| async move {
             while entry.config().subscription.failing_since == since {
                 match node.parts.store.save_failing(entry.id, since).await {

@@ -283,6 +283,10 @@ impl State {
 
     fn config_of(&self, subscription: Subscription) -> Arc<Config> {
         let parts = &self.node.parts;
+        if let Some(through) = subscription.drop_through {
+            // It was made of the clock, which may have been set back since: what comes now was not given up.
+            self.node.writer.rise_above(through);
+        }
         Config::new(subscription, &parts.vault, parts.clock.wall())
     }
 

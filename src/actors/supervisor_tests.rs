@@ -4,6 +4,7 @@ use tokio::sync::oneshot;
 use super::super::stage::Stage;
 use super::*;
 use crate::delivery::{Delivery, Snapshot};
+use crate::store::writer::{Claim, Stored, Submission, What};
 
 fn state(stage: &Stage) -> State {
     State {
@@ -22,6 +23,8 @@ fn state(stage: &Stage) -> State {
 async fn the_entry_of_an_actor_that_crashed_before_a_stop_holds_the_watermark_back_to_the_end() {
     let stage = Stage::new().await;
     let entry = stage.entry();
+    entry.start(None, Some(0));
+    assert_eq!(entry.watermark_bound(), None, "nothing is untried");
     entry.detach();
     stage.node.draining.store(true, Ordering::Relaxed);
     state(&stage).restart(&entry).await.unwrap();
@@ -58,4 +61,25 @@ async fn an_actor_that_starts_while_the_node_stops_attempts_nothing() {
         .unwrap();
     let Snapshot { ready, in_flight, .. } = snapshot(&entry).await;
     assert_eq!((ready, in_flight), (1, 0));
+}
+
+/// Ids followed the clock, and what was accepted was taken for part of the backlog that had been dropped.
+#[tokio::test]
+async fn what_comes_after_a_backlog_was_dropped_is_above_it_though_the_clock_was_set_back() {
+    let stage = Stage::new().await;
+    let through = DeliveryId::ceiling_at(stage.node.parts.clock.wall() + Duration::from_secs(3600));
+    let dropping = Subscription { drop_through: Some(through), ..stage.subscription.clone() };
+    let entry = state(&stage).start(dropping, None).await.unwrap();
+    let (reply, stored) = oneshot::channel();
+    entry.claim().unwrap();
+    let what = What::Delivery {
+        subscription_id: entry.id,
+        event_type: None,
+        ordering_key: None,
+        payload: Bytes::from_static(b"{}"),
+        trace: None,
+    };
+    stage.node.writer.submit(Submission { claim: Claim::on(entry), what, key: None, reply }).unwrap();
+    let Stored::Delivery(id) = stored.await.unwrap().unwrap() else { panic!("it is a delivery") };
+    assert!(id > through, "{id} and {through}");
 }

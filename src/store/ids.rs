@@ -35,6 +35,14 @@ impl IdSource {
         Self { last_ms, counter: (1 << COUNTER_BITS) - 1, drawn: None }
     }
 
+    /// From now on, too.
+    pub fn rise_above(&mut self, id: Uuid) {
+        let risen = Self::above(Some(id));
+        if risen.last_ms >= self.last_ms {
+            (self.last_ms, self.counter) = (risen.last_ms, risen.counter);
+        }
+    }
+
     /// The same, with ids that can be given again: a simulation that is repeated gives the same ones.
     pub fn drawing_from(self, seed: Option<u64>) -> Self {
         Self { drawn: seed, ..self }

@@ -228,7 +228,8 @@ pub struct Recovery {
     pub positions: Vec<(SubscriptionId, DeliveryId)>,
     /// Other subscriptions that have deliveries after the watermark which no log row mentions.
     pub untried: Vec<SubscriptionId>,
-    /// The newest delivery, event and log ids ever stored; new ids must be higher, even if the clock was set back.
+    /// The newest delivery, event and log ids ever stored, and the newest that is said to have been tried, whether it was stored or
+    /// not; new ids must be higher, even if the clock was set back.
     pub newest_id: Option<Uuid>,
 }
 

@@ -70,6 +70,7 @@ conformance! {
         a_deleted_subscription_is_not_recovered,
         the_newest_id_is_the_higher_of_deliveries_and_logs,
         the_newest_id_outlives_what_is_pruned,
+        the_newest_id_is_no_lower_than_a_position,
         pending_is_the_position_and_the_first_retries,
         pending_of_an_unknown_subscription_is_empty,
     }

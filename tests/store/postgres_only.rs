@@ -85,6 +85,7 @@ macro_rules! on_postgres {
 }
 
 mod fan_out;
+mod plans;
 
 on_postgres! {
     async fn after_its_connections_were_killed_the_owner_takes_the_store_again(backend: &Backend) {

@@ -15,10 +15,12 @@ const UNTRIED: &str = "SELECT DISTINCT d.subscription_id FROM deliveries d
          AND EXISTS (SELECT FROM subscriptions s WHERE s.id = d.subscription_id)
          AND NOT EXISTS (SELECT FROM positions p WHERE p.subscription_id = d.subscription_id)
      ORDER BY 1";
-/// The last entry of the newest partition's index that has any; and the watermark, which outlives what is pruned.
+/// The last entry of the newest partition's index that has any; the watermark, which outlives what is pruned; and the positions,
+/// which may be ids that were given and never stored.
 const NEWEST: &str = "SELECT greatest((SELECT id FROM deliveries ORDER BY id DESC LIMIT 1),
      (SELECT id FROM events ORDER BY id DESC LIMIT 1),
      (SELECT id FROM delivery_logs WHERE last_of_commit ORDER BY id DESC LIMIT 1),
+     (SELECT position FROM positions ORDER BY position DESC LIMIT 1),
      (SELECT id FROM watermark WHERE id > $1))";
 
 pub(super) async fn read_watermark(client: &Client) -> Result<Option<DeliveryId>, Error> {

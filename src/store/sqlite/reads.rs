@@ -26,7 +26,8 @@ pub(super) const UNTRIED: &str = concat!(
 );
 // The newest rows may be pruned; ids must stay above the watermark all the same, or nobody would look for them.
 const NEWEST_ID: &str = "SELECT max(id) FROM (SELECT max(id) AS id FROM deliveries \
-     UNION ALL SELECT max(id) FROM delivery_logs UNION ALL SELECT max(id) FROM events UNION ALL SELECT delivery_id FROM watermark)";
+     UNION ALL SELECT max(id) FROM delivery_logs UNION ALL SELECT max(id) FROM events UNION ALL SELECT delivery_id FROM watermark \
+     UNION ALL SELECT max(delivery_id) FROM positions)";
 // Every due row is looked at, those of disabled subscriptions included, but in the index alone.
 pub(super) const DUE: &str = "SELECT s.id FROM (SELECT subscription_id, min(next_attempt_at) AS first_at FROM retries \
      INDEXED BY retries_by_time WHERE next_attempt_at < ?1 GROUP BY subscription_id) due \

@@ -266,6 +266,8 @@ struct Queue {
     /// The last word of each subscription.
     positions: BTreeMap<SubscriptionId, (Arc<dyn RecordSink>, Option<DeliveryId>)>,
     watermark: Option<DeliveryId>,
+    /// What ids must be above from the next batch on.
+    floor: Option<DeliveryId>,
     /// The store is away: refuse at once instead of letting producers wait.
     down: bool,
     closing: bool,
@@ -328,6 +330,12 @@ impl Writer {
     pub fn watermark(&self, watermark: DeliveryId) {
         self.0.lock().watermark = Some(watermark);
         self.0.wake.notify_one();
+    }
+
+    /// Whatever is submitted from now on will be above this id, also if the clock was set back since it was made.
+    pub fn rise_above(&self, id: DeliveryId) {
+        let mut queue = self.0.lock();
+        queue.floor = queue.floor.max(Some(id));
     }
 
     /// The highest id given so far: whatever is submitted from now on will be above it.

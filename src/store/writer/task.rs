@@ -73,6 +73,9 @@ impl Task {
     fn take(&mut self) -> Option<Pending> {
         let wall = self.clock.wall();
         let mut queue = self.shared.lock();
+        if let Some(floor) = queue.floor.take() {
+            self.ids.rise_above(floor.0);
+        }
         let mut pending = Pending::new();
         let (mut rows, mut bytes) = (0, 0);
         let (mut keys, mut repeated, mut abandoned) = (HashSet::new(), Vec::new(), Vec::new());
@@ -151,7 +154,7 @@ impl Task {
                     }
                 }
                 Err(error) => {
-                    // It answers, and it is not away that it refuses.
+                    // It answers: it refuses the row, and is not away.
                     self.is_up();
                     return Box::pin(self.bisect(pending, error)).await;
                 }
@@ -279,7 +282,7 @@ impl Task {
             }
             pending.durable();
         }
-        // A position or the watermark is written again when it has changed; nobody is told of it.
+        // A position or the watermark is written again when it has changed; nobody is told of it. After a removal its entry stays.
         Ok(())
     }
 }

@@ -85,7 +85,7 @@ impl Faults {
         }
     }
 
-    /// A subscription is read, to start its actor.
+    /// A subscription is read: to start its actor, above all.
     pub fn subscription_is_read(&self, id: SubscriptionId) {
         let Some(sim) = &self.0 else { return };
         let told = sim.history().panics_at_activation.remove(&id);

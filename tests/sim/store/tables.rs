@@ -264,6 +264,7 @@ impl Tables {
             self.log_ids.last().copied(),
             self.events.keys().last().map(|id| id.0),
             self.watermark.map(|id| id.0),
+            self.positions.values().max().map(|id| id.0),
         ];
         Recovery {
             watermark: self.watermark,

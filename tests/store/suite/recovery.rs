@@ -120,3 +120,12 @@ pub async fn pending_of_an_unknown_subscription_is_empty(backend: &Backend) {
     let store = backend.owned().await;
     assert_eq!(store.pending(SubscriptionId(404), 10).await.unwrap(), Pending::default());
 }
+
+/// It may be an id that was given and not stored. With the clock set back it was given again, and its delivery was taken for tried.
+pub async fn the_newest_id_is_no_lower_than_a_position(backend: &Backend) {
+    let store = backend.owned().await;
+    let sub = subscribe(&store).await;
+    commit(&store, accepted([delivery(sub, 1)])).await;
+    commit(&store, Batch { positions: vec![(sub, Some(DeliveryId(id(9))))], ..Batch::default() }).await;
+    assert_eq!(recover(&store).await.newest_id, Some(id(9)));
+}
