@@ -56,6 +56,13 @@ pub(super) struct Handles {
     ended: watch::Sender<Option<&'static str>>,
 }
 
+impl Drop for Handles {
+    fn drop(&mut self) {
+        // The entries hold the node, which holds them.
+        self.node.forget_entries();
+    }
+}
+
 /// A subscription whose actor runs, as of the moment of asking.
 #[derive(Clone)]
 pub struct Active {

@@ -184,6 +184,11 @@ impl Node {
         }
     }
 
+    /// There is no engine any more.
+    pub fn forget_entries(&self) {
+        self.directory.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Whether committed payloads should be left to the store.
     pub fn must_spill(&self) -> bool {
         self.budget.bytes() > SPILL_BYTES
