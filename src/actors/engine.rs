@@ -58,7 +58,8 @@ pub(super) struct Handles {
 
 impl Drop for Handles {
     fn drop(&mut self) {
-        // The entries hold the node, which holds them.
+        // The entries hold the node, which holds them. Without them nothing would hold the watermark back.
+        self.supervisor.stop(None);
         self.node.forget_entries();
     }
 }

@@ -180,14 +180,17 @@ impl Entry {
         let mut intake = self.lock();
         let known = self.config();
         if !intake.closed && known.subscription.version < config.subscription.version {
-            // The actor knows since when all has failed, and what was read may be from before it said so. Of an enabling, which
-            // begins that anew, this is no news; one may be among several changes that are heard of at once.
+            // The actor knows since when all has failed, and what was read may be from before it said so. An enabling begins that
+            // anew; it may be among several changes that are heard of at once, and then what was read says nothing of before.
             let is_next = known.subscription.version + 1 == config.subscription.version;
             let enables = known.subscription.disabled.is_some() && config.subscription.disabled.is_none();
-            let config = match is_next && !enables {
-                true => config.failing_since(known.subscription.failing_since),
-                false => config,
+            let (read, said) = (config.subscription.failing_since, known.subscription.failing_since);
+            let since = match (enables, is_next) {
+                (true, _) => read,
+                (false, true) => said,
+                (false, false) => read.and(said),
             };
+            let config = config.failing_since(since);
             self.config.store(config);
             intake.backlog.limit_changed();
             intake.cast(Message::Reconfigured);

@@ -62,4 +62,5 @@ async fn a_change_leaves_since_when_all_has_failed_to_the_actor_unless_it_enable
     assert_eq!(changed(4, None, None), None);
     entry.set_failing_since(said);
     assert_eq!(changed(6, None, None), None, "it may have been disabled and enabled in between");
+    assert_eq!(changed(8, None, read), None, "the actor knows better");
 }

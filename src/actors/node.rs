@@ -186,7 +186,9 @@ impl Node {
 
     /// There is no engine any more.
     pub fn forget_entries(&self) {
-        self.directory.write().unwrap_or_else(PoisonError::into_inner).clear();
+        let entries = std::mem::take(&mut *self.directory.write().unwrap_or_else(PoisonError::into_inner));
+        // Not under the lock: with the last of them more may go.
+        drop(entries);
     }
 
     /// Whether committed payloads should be left to the store.

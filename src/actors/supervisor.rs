@@ -283,11 +283,15 @@ impl State {
 
     fn config_of(&self, subscription: Subscription) -> Arc<Config> {
         let parts = &self.node.parts;
+        self.rise_above_what_was_dropped(&subscription);
+        Config::new(subscription, &parts.vault, parts.clock.wall())
+    }
+
+    /// It was made of the clock, which may have been set back since: what comes now was not given up.
+    fn rise_above_what_was_dropped(&self, subscription: &Subscription) {
         if let Some(through) = subscription.drop_through {
-            // It was made of the clock, which may have been set back since: what comes now was not given up.
             self.node.writer.rise_above(through);
         }
-        Config::new(subscription, &parts.vault, parts.clock.wall())
     }
 
     async fn spawn(&mut self, entry: &Arc<Entry>) -> Result<(), ActorProcessingErr> {
@@ -370,6 +374,8 @@ impl State {
     }
 
     fn changed(&mut self, subscription: Box<Subscription>) {
+        // Before the change is answered, and whether it has an actor or not.
+        self.rise_above_what_was_dropped(&subscription);
         self.node.matches.forget();
         self.node.changed.notify_one();
         let id = subscription.id;

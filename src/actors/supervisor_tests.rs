@@ -63,13 +63,7 @@ async fn an_actor_that_starts_while_the_node_stops_attempts_nothing() {
     assert_eq!((ready, in_flight), (1, 0));
 }
 
-/// Ids followed the clock, and what was accepted was taken for part of the backlog that had been dropped.
-#[tokio::test]
-async fn what_comes_after_a_backlog_was_dropped_is_above_it_though_the_clock_was_set_back() {
-    let stage = Stage::new().await;
-    let through = DeliveryId::ceiling_at(stage.node.parts.clock.wall() + Duration::from_secs(3600));
-    let dropping = Subscription { drop_through: Some(through), ..stage.subscription.clone() };
-    let entry = state(&stage).start(dropping, None).await.unwrap();
+async fn accepted(stage: &Stage, entry: Arc<Entry>) -> DeliveryId {
     let (reply, stored) = oneshot::channel();
     entry.claim().unwrap();
     let what = What::Delivery {
@@ -81,5 +75,21 @@ async fn what_comes_after_a_backlog_was_dropped_is_above_it_though_the_clock_was
     };
     stage.node.writer.submit(Submission { claim: Claim::on(entry), what, key: None, reply }).unwrap();
     let Stored::Delivery(id) = stored.await.unwrap().unwrap() else { panic!("it is a delivery") };
-    assert!(id > through, "{id} and {through}");
+    id
+}
+
+/// Ids followed the clock, and what was accepted was taken for part of the backlog that had been dropped.
+#[tokio::test]
+async fn what_comes_after_a_backlog_was_dropped_is_above_it_though_the_clock_was_set_back() {
+    let stage = Stage::new().await;
+    let now = stage.node.parts.clock.wall();
+    let through = |hours| DeliveryId::ceiling_at(now + Duration::from_secs(3600) * hours);
+    let dropping = |hours| Subscription { drop_through: Some(through(hours)), ..stage.subscription.clone() };
+    let mut state = state(&stage);
+    state.changed(Box::new(dropping(1)));
+    let without_actor = accepted(&stage, stage.entry()).await;
+    assert!(without_actor > through(1), "{without_actor}");
+    let entry = state.start(dropping(2), None).await.unwrap();
+    let read_at_a_start = accepted(&stage, entry).await;
+    assert!(read_at_a_start > through(2), "{read_at_a_start}");
 }
