@@ -145,6 +145,13 @@ async fn secrets_at_rest_in_logs_answers_errors_metrics_are_found_nowhere(backen
     let master_text = master_key.to_base64();
     let program = Talkative::start(&home, &redis, master_text.expose_secret()).await;
     let mut caller = Caller { base: program.base.clone(), answers: String::new() };
+    // What is made before that is not copied at once.
+    let connected = async {
+        while !caller.shown(Method::GET, "/readyz", "").await.text.contains("redis: connected") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, connected).await.expect("Redis is connected in time");
     let mut receiver = Receiver::start([Script::Status(500), Script::Status(500), Script::Status(500)]).await;
 
     let mut secrets = do_everything(&mut caller, &mut receiver).await;

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rusqlite::Connection;
 
@@ -18,6 +19,10 @@ const LONG_LOG_PAGES: i64 = 4096;
 
 /// Passes beside the writer. Each is left with what was committed during the one before, so they get shorter.
 const PASSES: usize = 2;
+
+/// How often, and after what time each, a log is tried again that another process is copying.
+const SETTLE_TRIES: usize = 50;
+const SETTLE_RETRY: Duration = Duration::from_millis(10);
 
 /// Copies the log when it is long, one run at a time.
 pub(super) struct Checkpointer {
@@ -71,7 +76,16 @@ pub(super) fn checkpoint(connection: &mut Connection, mode: &str) -> Result<()> 
 /// reach the disk: the kernel reports an error once, and then takes them for clean. What is copied is written anew.
 pub(super) fn settle(connection: &mut Connection) -> Result<()> {
     let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, bool>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
-    let (busy, pages, copied) = connection.query_row("PRAGMA wal_checkpoint(FULL)", [], row)?;
+    let settle = || connection.query_row("PRAGMA wal_checkpoint(FULL)", [], row);
+    let (mut busy, mut pages, mut copied) = settle()?;
+    for _ in 0..SETTLE_TRIES {
+        // What other locks are held by is waited for, but not another process that copies at this moment.
+        if pages >= 0 {
+            break;
+        }
+        std::thread::sleep(SETTLE_RETRY);
+        (busy, pages, copied) = settle()?;
+    }
     if busy || copied < pages {
         let why = "another process reads from it, a backup perhaps; it is tried again";
         return Err(StoreError::Unavailable(format!("{copied} of the log's {pages} pages could be copied: {why}")));
