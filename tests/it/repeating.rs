@@ -145,9 +145,11 @@ async fn a_resend_under_a_key_is_made_once(backend: Backend) {
 
 async fn a_resend_that_cannot_be_says_why(backend: Backend) {
     let app = App::start(backend).await;
-    let receiver = Receiver::always(Script::Hang).await;
+    let mut receiver = Receiver::always(Script::Hang).await;
     let id = app.subscribe_with(&receiver.url(), json!({ "max_backlog": 1 })).await;
     let delivery = app.ingest(id, json!({})).await;
+    // Its actor has started: before, nobody knows that the backlog is full.
+    receiver.next().await;
     let resend = async || app.post(&format!("/deliveries/{delivery}/resend"), json!({})).await;
     let refused = resend().await;
     assert_eq!((refused.status.as_u16(), &*kind(&refused)), (429, "backlog-full"));
