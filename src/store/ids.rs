@@ -35,7 +35,7 @@ impl IdSource {
         Self { last_ms, counter: (1 << COUNTER_BITS) - 1, drawn: None }
     }
 
-    /// From now on, too.
+    /// Gives only ids above this one from now on.
     pub fn rise_above(&mut self, id: Uuid) {
         let risen = Self::above(Some(id));
         if risen.last_ms >= self.last_ms {

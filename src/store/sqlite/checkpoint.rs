@@ -76,15 +76,21 @@ pub(super) fn checkpoint(connection: &mut Connection, mode: &str) -> Result<()> 
 /// reach the disk: the kernel reports an error once, and then takes them for clean. What is copied is written anew.
 pub(super) fn settle(connection: &mut Connection) -> Result<()> {
     let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, bool>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
-    let settle = || connection.query_row("PRAGMA wal_checkpoint(FULL)", [], row);
-    let (mut busy, mut pages, mut copied) = settle()?;
-    for _ in 0..SETTLE_TRIES {
-        // What other locks are held by is waited for, but not another process that copies at this moment.
-        if pages >= 0 {
-            break;
+    let mut tries = 0;
+    let (busy, pages, copied) = loop {
+        let settled = connection.query_row("PRAGMA wal_checkpoint(FULL)", [], row)?;
+        // Other locks are waited for within SQLite, but not the one of another process that copies at this moment: then
+        // nothing is known of the log.
+        let unknown = settled.1 < 0;
+        if !unknown || tries == SETTLE_TRIES {
+            break settled;
         }
+        tries += 1;
         std::thread::sleep(SETTLE_RETRY);
-        (busy, pages, copied) = settle()?;
+    };
+    if pages < 0 {
+        let why = "another process has been copying the log for too long; it is tried again";
+        return Err(StoreError::Unavailable(why.to_owned()));
     }
     if busy || copied < pages {
         let why = "another process reads from it, a backup perhaps; it is tried again";
