@@ -1,9 +1,10 @@
 //! Rows 5 and 8: a PostgreSQL that stands still, and a disk that is full.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::PATIENCE;
 use crate::figures::{Figures, long, scenario};
@@ -33,17 +34,12 @@ async fn postgres_is_stopped() {
     let mut load = Load::start(&site.base(), id, 4 * PRODUCERS, 200);
     // A queue without a bound would grow by what these ask for and do not wait for.
     load.joined_by_impatient(IMPATIENT);
-    // Every pool and buffer has grown to what the load needs.
-    load.accepts(3000, PATIENCE).await;
-    let before = memory(node.pid());
+    // Every pool and buffer has grown to what the load needs. The highest counts: it goes up and down by some megabytes.
+    let before = highest_memory(node.pid(), load.accepts(3000, PATIENCE)).await;
 
     cluster.freeze().await;
     let stopped = Instant::now();
-    let (mut peak, mut look) = (0, poll());
-    while stopped.elapsed() < stopped_for {
-        peak = peak.max(memory(node.pid()));
-        look.tick().await;
-    }
+    let peak = highest_memory(node.pid(), sleep_until(stopped + stopped_for)).await;
     let meanwhile = load.since(stopped);
     cluster.thaw().await;
     let thawed = Instant::now();
@@ -69,6 +65,17 @@ async fn postgres_is_stopped() {
     let within = Duration::from_secs(figures.bound());
     assert!(refused > 0 && ledger.slowest() < within, "{refused} refused, {:?}", ledger.slowest());
     assert!(growth <= 10.0, "memory {before} → {peak}");
+}
+
+/// The most memory that a process is seen to have until this is done.
+async fn highest_memory(pid: u32, until: impl Future<Output = ()>) -> u64 {
+    let (mut highest, mut look, mut until) = (memory(pid), poll(), pin!(until));
+    loop {
+        tokio::select! {
+            () = &mut until => return highest,
+            _ = look.tick() => highest = highest.max(memory(pid)),
+        }
+    }
 }
 
 /// Fills the disk under load until events are refused, and frees it again.
