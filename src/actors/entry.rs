@@ -14,6 +14,7 @@ use super::backlog::Backlog;
 use super::budget::Account;
 use super::config::Config;
 use super::node::Node;
+use super::row::Row;
 use super::subscription::Message;
 use crate::delivery::{
     BreakerState, Delivery, DeliveryId, Glance, MAX_HELD_BYTES, MAX_READY, Machine, Outcome, SubscriptionId, Timestamp,
@@ -71,12 +72,8 @@ struct Intake {
     last_committed: DeliveryId,
     /// Everything up to here has been tried and logged.
     tried_through: DeliveryId,
-    /// The durable row in `positions`, while the watermark does not wait for this subscription.
-    position: Option<DeliveryId>,
-    /// Whether a row in `positions` is wanted: a save that was overtaken by a removal must not count.
-    seeking: bool,
-    /// The row in `positions` is about to go: a successor of the entry would take it for its own.
-    leaving: bool,
+    /// In `positions`.
+    row: Row,
     /// Whether the store may hold untried deliveries although nothing was committed since the entry was made.
     must_look: bool,
     /// An actor that had started crashed: what it had tried is known here, and later than in its row.
@@ -154,9 +151,7 @@ impl Entry {
                 recording: 0,
                 last_committed: DeliveryId::MIN,
                 tried_through,
-                position: None,
-                seeking: false,
-                leaving: false,
+                row: Row::default(),
                 must_look,
                 restarted: false,
                 last_used,
@@ -366,8 +361,7 @@ impl Entry {
         // After a crash the entry knows better than the row, which is written lazily.
         if let (Some(position), false) = (position, intake.restarted) {
             intake.tried_through = position;
-            intake.position = Some(position);
-            intake.seeking = true;
+            intake.row = Row::Kept(position);
             intake.must_look = true;
         }
         intake.started = true;
@@ -429,29 +423,28 @@ impl Entry {
             return None;
         }
         let trails = |by: Duration| intake.trails() && intake.tried_through < DeliveryId::floor_at(now - by);
-        let wanted = match intake.position {
-            None if must || trails(BEHIND_AFTER) => Some(Some(intake.tried_through)),
-            None => None,
+        let tried_through = intake.tried_through;
+        match intake.row.kept() {
+            None if !must && !trails(BEHIND_AFTER) => None,
             // With nothing untried there is nothing that the watermark might pass. By the clock alone it might: one that was set
             // back makes everything look recent.
-            Some(_) if !must && (!intake.trails() || !trails(REJOIN_BELOW) && intake.tried_through >= *watermark) => {
+            Some(_) if !must && (!intake.trails() || !trails(REJOIN_BELOW) && tried_through >= *watermark) => {
                 // First the watermark waits for it again, then its row goes.
-                intake.position = None;
+                intake.row.leave();
                 Some(None)
             }
-            Some(position) if position < intake.tried_through => Some(Some(intake.tried_through)),
-            Some(_) => None,
-        };
-        if let Some(position) = wanted {
-            (intake.seeking, intake.leaving) = (position.is_some(), position.is_none());
+            Some(position) if position >= tried_through => None,
+            None | Some(_) => {
+                intake.row.ask();
+                Some(Some(tried_through))
+            }
         }
-        wanted
     }
 
     /// What the watermark may not pass because of this subscription.
     pub fn watermark_bound(&self) -> Option<DeliveryId> {
         let intake = self.lock();
-        (intake.position.is_none() && intake.trails()).then_some(intake.tried_through)
+        (intake.row.kept().is_none() && intake.trails()).then_some(intake.tried_through)
     }
 
     /// Whether nothing was accepted for this long.
@@ -463,7 +456,7 @@ impl Entry {
     pub fn wants_review(&self) -> bool {
         let intake = self.lock();
         intake.started
-            && (intake.trails() || intake.position.is_some() || intake.backlog.wants_count() || {
+            && (intake.trails() || intake.row.kept().is_some() || intake.backlog.wants_count() || {
                 self.node.parts.clock.steady().since(intake.last_used) >= PASSIVATE_AFTER
             })
     }
@@ -488,7 +481,7 @@ impl Entry {
         let mut intake = self.lock();
         let heard = enabled == self.config.load().subscription.disabled.is_none();
         let quiet = intake.started && heard && intake.submitted == 0 && intake.unread == 0;
-        let safe = (!intake.trails() || intake.position.is_some()) && !intake.leaving;
+        let safe = (!intake.trails() || intake.row.kept().is_some()) && intake.row != Row::Leaving;
         intake.closed |= quiet && safe;
         intake.closed
     }
@@ -579,11 +572,7 @@ impl RecordSink for Entry {
     }
 
     fn positioned(&self, position: Option<DeliveryId>) {
-        let mut intake = self.lock();
-        intake.leaving &= position.is_some();
-        if intake.seeking && position.is_some() {
-            intake.position = position;
-        }
+        self.lock().row.written(position);
     }
 }
 

@@ -22,6 +22,7 @@ mod janitor;
 mod node;
 mod readiness;
 mod replays;
+mod row;
 mod shares;
 #[cfg(test)]
 mod stage;
