@@ -50,7 +50,7 @@ impl KeyRequest {
             && !self.name.chars().any(char::is_control)
             && self.name.trim() == self.name;
         let found = format!("{:?}", self.name.chars().take(MAX_NAME_CHARS).collect::<String>());
-        let expected = "1 to 100 printable characters that say what the key is for";
+        let expected = "1 to 100 printable characters that say what the key is for, without space at their ends";
         (!legal).then_some(KeyRefused { field: "name", found, expected })
     }
 

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use super::secrets::Secrets;
@@ -53,13 +55,13 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// RFC 3339 in UTC, as [`Timestamp`] is shown; digits of the second may be left out, or more than three.
+/// RFC 3339, with any offset; digits of the second may be left out, or more than three. There is nothing before 1970:
+/// an earlier time is that.
 impl FromStr for Timestamp {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
-        let time = humantime::parse_rfc3339(text).map_err(drop)?;
-        let since = time.duration_since(std::time::UNIX_EPOCH).map_err(drop)?;
-        i64::try_from(since.as_millis()).map(Self).map_err(drop)
+        let time = OffsetDateTime::parse(text, &Rfc3339).map_err(drop)?;
+        i64::try_from(time.unix_timestamp_nanos().div_euclid(1_000_000)).map(|ms| Self(ms.max(0))).map_err(drop)
     }
 }
 
@@ -461,3 +463,26 @@ pub struct StateChange {
 /// Event types that start with this are Hookpost's own: no producer may send them, and only a subscription that names them
 /// gets them.
 pub const OWN_EVENTS: &str = "hookpost.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_read_with_any_offset_and_as_it_is_shown() {
+        let time = Timestamp(1_767_605_400_250);
+        assert_eq!(time.to_string(), "2026-01-05T09:30:00.250Z");
+        for text in ["2026-01-05T09:30:00.250Z", "2026-01-05T10:30:00.25+01:00", "2026-01-04T23:30:00.2509-10:00"] {
+            assert_eq!(text.parse(), Ok(time), "{text}");
+        }
+        for text in ["", "2026-01-05", "2026-01-05T09:30:00", "2026-02-30T09:30:00Z", "yesterday"] {
+            assert_eq!(text.parse::<Timestamp>(), Err(()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_time_before_1970_is_its_beginning() {
+        assert_eq!("0340-01-23T01:14:38.4+20:25".parse(), Ok(Timestamp(0)));
+        assert_eq!("9999-12-31T23:59:59.999Z".parse(), Ok(Timestamp(253_402_300_799_999)));
+    }
+}

@@ -32,7 +32,7 @@ const PAGES: PageRules = PageRules {
 };
 const FILTERS: [&str; 5] = ["subscription_id", "event_type", "state", "from", "to"];
 const STATE_EXPECTED: &str = "pending, retrying, delivered, failed or cancelled";
-pub(super) const TIME_EXPECTED: &str = "a time in UTC, such as 2026-01-05T09:30:00Z";
+pub(super) const TIME_EXPECTED: &str = "an RFC 3339 time, such as 2026-01-05T09:30:00Z";
 
 /// Most pages that are looked for at the same time: what else is read from the store goes in between.
 const MAX_SEARCHES: usize = 4;

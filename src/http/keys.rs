@@ -13,6 +13,7 @@ use warp::reply::Response;
 
 use super::access::{Access, access};
 use super::body::{Frames, Sent, sent};
+use super::json::whole_number;
 use super::problem::{FieldError, Kind, Problem, quoted, shortened};
 use super::query::{self, PageRules};
 use super::reply::{self, Answer, with_header};
@@ -180,7 +181,7 @@ fn role(value: Value) -> Result<Role, FieldError> {
 fn seconds(value: &Value) -> Result<Option<Duration>, FieldError> {
     match value {
         Value::Null => Ok(None),
-        Value::Number(number) => match number.as_u64() {
+        Value::Number(number) => match whole_number(value) {
             Some(seconds) => Ok(Some(Duration::from_secs(seconds))),
             None => Err(FieldError::new("expires_in_s", number.to_string(), SECONDS_EXPECTED)),
         },

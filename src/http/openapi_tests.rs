@@ -1,6 +1,6 @@
 //! The document against the routes, the kinds of problems, the rules of OpenAPI, and its own examples.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jsonschema::Validator;
 use serde_json::{Value, json};
@@ -122,12 +122,50 @@ fn openapi_shape() -> Value {
                                    "post": operation, "patch": operation, "delete": operation})),
         "scheme": scheme,
         "parameter": {"anyOf": [reference, parameter]},
-        "response": object(&["description"], json!({"description": text, "headers": map("header"), "content": map("media")})),
+        "response": object(&["description"], json!({
+            "description": text, "headers": map("header"), "links": map("link"), "content": map("media"),
+        })),
+        "link": object(&["operationId", "parameters"], json!({
+            "operationId": text,
+            "parameters": {"type": "object", "minProperties": 1, "additionalProperties": {"pattern": "^\\$response\\.body#/"}},
+        })),
         "header": object(&["schema"], json!({"description": text, "schema": {"$ref": "#/$defs/schema"}, "example": true})),
         "media": object(&[], json!({"schema": {"$ref": "#/$defs/schema"}, "example": true})),
         "schema": {"$ref": "https://json-schema.org/draft/2020-12/schema"},
     });
     json!({"$schema": "https://json-schema.org/draft/2020-12/schema", "$defs": defs, "allOf": [document]})
+}
+
+#[test]
+fn a_link_leads_from_a_field_of_the_answer_to_a_parameter_of_an_operation() {
+    let document = document();
+    let in_path = |parameter: &Value| match parameter["$ref"].as_str().and_then(|name| name.strip_prefix('#')) {
+        Some(pointer) => document.pointer(pointer).expect("a parameter")["name"].clone(),
+        None => parameter["name"].clone(),
+    };
+    let mut takes = BTreeMap::new();
+    for (path, method, operation) in operations(&document) {
+        let shared = document["paths"][path]["parameters"].as_array().into_iter().flatten();
+        let names: Vec<_> = shared.map(in_path).collect();
+        takes.insert(operation["operationId"].as_str().expect("text"), (method, names));
+    }
+    let mut links = 0;
+    for (_, _, operation) in operations(&document) {
+        for response in operation["responses"].as_object().expect("responses").values() {
+            for (name, link) in response["links"].as_object().into_iter().flatten() {
+                let (method, parameters) = takes.get(link["operationId"].as_str().expect("text")).expect(name);
+                for (parameter, expression) in link["parameters"].as_object().expect("an object") {
+                    assert!(parameters.contains(&json!(parameter)), "{name}: {method} does not take {parameter}");
+                    let pointer =
+                        expression.as_str().and_then(|text| text.strip_prefix("$response.body#")).expect("text");
+                    let example = &response["content"]["application/json"]["example"];
+                    assert!(example.pointer(pointer).is_some(), "{name}: the answer has no {pointer}");
+                }
+                links += 1;
+            }
+        }
+    }
+    assert!(links > 0);
 }
 
 #[test]

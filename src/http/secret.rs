@@ -15,6 +15,7 @@ use warp::reply::Response;
 
 use super::access::{Access, access};
 use super::body::{Frames, Sent, sent};
+use super::json::whole_number;
 use super::problem::{FieldError, Kind, Problem, shortened};
 use super::reply::{self, Answer, with_header};
 use super::secrets_body::secret;
@@ -172,7 +173,7 @@ impl Rotation {
                     Ok(None) => errors.push(FieldError::new("secret", "null", SECRET_EXPECTED)),
                     Err(error) => errors.push(error),
                 },
-                "overlap_s" => match value.as_u64().filter(|seconds| OVERLAP_S.contains(seconds)) {
+                "overlap_s" => match whole_number(&value).filter(|seconds| OVERLAP_S.contains(seconds)) {
                     Some(seconds) => overlap = Some(Duration::from_secs(seconds)),
                     None => errors.push(FieldError::new("overlap_s", found(&value), OVERLAP_EXPECTED)),
                 },

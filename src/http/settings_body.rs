@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
+use super::json::whole_number;
 use super::problem::{FieldError, quoted, shortened};
 use super::subscription_body::kind_of;
 use crate::delivery::{BreakerSettings, Order, RateLimit, Settings};
@@ -117,7 +118,7 @@ fn number(field: &str, value: &Value, allowed: RangeInclusive<u64>) -> Read<Opti
 }
 
 fn integer(field: &str, value: &Value, allowed: RangeInclusive<u64>, or: &str) -> Read<u64> {
-    match value.as_u64().filter(|number| allowed.contains(number)) {
+    match whole_number(value).filter(|number| allowed.contains(number)) {
         Some(number) => Ok(number),
         None => wrong(field, found(value), format!("a whole number from {} to {}{or}", allowed.start(), allowed.end())),
     }

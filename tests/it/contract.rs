@@ -11,12 +11,6 @@ use crate::receiver::Receiver;
 
 on_both_stores!(every_answer_to_a_client_made_from_the_document_is_documented);
 
-/// All that there are but for these. `positive_data_acceptance`: the document says in words what a schema cannot, such
-/// as which fields go together. `negative_data_rejection`: what counts for some subscriptions only, such as a
-/// signature, is passed over by the others. `use_after_free`: a revoked key stays listed. `ensure_resource_availability`: a new
-/// subscription has no public key unless it asked for one. `object_level_authorization`: tests/it/tenants.rs.
-const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,\
-response_headers_conformance,ignored_auth,missing_required_header,unsupported_method,allow_header_conformance";
 /// A run takes about 15 s.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -51,8 +45,8 @@ async fn every_answer_to_a_client_made_from_the_document_is_documented(backend: 
     let dir = tempfile::tempdir().expect("a temporary directory");
     let run = Command::new(format!("{root}/target/verifiers/bin/st"))
         .args(["--no-color", "--config-file", &format!("{root}/tests/contract/schemathesis.toml")])
-        .args(["run", &app.url("/openapi.json"), "--checks", CHECKS])
-        .args(["--phases", "examples,coverage,fuzzing", "--seed", "6", "--max-examples", "5"])
+        .args(["run", &app.url("/openapi.json")])
+        .args(["--phases", "examples,coverage,fuzzing,stateful", "--seed", "6", "--max-examples", "5"])
         .env("CONTRACT_HOOKS", format!("{root}/tests/contract/hooks.py"))
         .envs(variables(&app, &receiver.url()).await)
         .current_dir(dir.path())
@@ -65,6 +59,6 @@ async fn every_answer_to_a_client_made_from_the_document_is_documented(backend: 
     // Or it would be no proof: it may find nothing to call.
     let made = said.lines().find_map(|line| line.trim().split_once(" generated, "));
     let made: u32 = made.expect("it says how many").0.parse().expect("a number");
-    assert!(made > 1000 && said.contains("Coverage"), "{said}");
+    assert!(made > 1000 && said.contains("Coverage") && said.contains("Stateful"), "{said}");
     assert!(app.get("/subscriptions").await.status == 200, "the key is good still");
 }
