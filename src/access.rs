@@ -107,8 +107,8 @@ impl FromStr for Actor {
             "command_line" => Ok(Self::CommandLine),
             "hookpost" => Ok(Self::Hookpost),
             other => match other.strip_prefix("key/") {
-                Some(prefix) => Ok(Self::Key(prefix.into())),
-                None => Err(format!("unknown actor: {other:?}")),
+                Some(prefix) if !prefix.is_empty() => Ok(Self::Key(prefix.into())),
+                _ => Err(format!("unknown actor: {other:?}")),
             },
         }
     }

@@ -111,10 +111,11 @@ impl FromStr for Thing {
     fn from_str(text: &str) -> Result<Self, String> {
         let unknown = || format!("unknown object: {text:?}");
         match text.split_once('/') {
-            Some(("subscription", id)) => {
+            // A sign is what `parse` would take, too.
+            Some(("subscription", id)) if id.bytes().all(|byte| byte.is_ascii_digit()) => {
                 id.parse().map(|id| Self::Subscription(SubscriptionId(id))).map_err(|_| unknown())
             }
-            Some(("key", prefix)) => Ok(Self::Key(prefix.into())),
+            Some(("key", prefix)) if !prefix.is_empty() => Ok(Self::Key(prefix.into())),
             None if text == "master_key" => Ok(Self::MasterKey),
             _ => Err(unknown()),
         }
@@ -187,7 +188,9 @@ mod tests {
         for object in [Thing::Subscription(SubscriptionId(7)), Thing::Key("ab".into()), Thing::MasterKey] {
             assert_eq!(object.to_string().parse(), Ok(object));
         }
-        for text in ["", "subscription", "subscription/x", "subscription/", "master_key/", "x/1"] {
+        for text in
+            ["", "subscription", "subscription/x", "subscription/", "subscription/+7", "key/", "master_key/", "x/1"]
+        {
             assert!(text.parse::<Thing>().unwrap_err().contains(&format!("{text:?}")));
         }
         assert!("burnt".parse::<Action>().unwrap_err().contains("burnt"));

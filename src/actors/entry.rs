@@ -72,7 +72,6 @@ struct Intake {
     last_committed: DeliveryId,
     /// Everything up to here has been tried and logged.
     tried_through: DeliveryId,
-    /// In `positions`.
     row: Row,
     /// Whether the store may hold untried deliveries although nothing was committed since the entry was made.
     must_look: bool,
@@ -434,7 +433,7 @@ impl Entry {
                 Some(None)
             }
             Some(position) if position >= tried_through => None,
-            None | Some(_) => {
+            _ => {
                 intake.row.ask();
                 Some(Some(tried_through))
             }

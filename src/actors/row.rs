@@ -5,9 +5,10 @@ use crate::delivery::DeliveryId;
 /// While there is one, the watermark does not wait for the subscription.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Row {
+    /// The watermark waits.
     #[default]
     Absent,
-    /// With the writer. It may be lost until it is durable, so the watermark still waits.
+    /// A save is with the writer, perhaps behind a removal. It may be lost until it is durable, so the watermark still waits.
     Asked,
     /// Durable, up to here.
     Kept(DeliveryId),
@@ -33,15 +34,20 @@ impl Row {
 
     /// A removal is handed to the writer.
     pub fn leave(&mut self) {
+        debug_assert!(self.kept().is_some(), "{self:?} is not there to leave");
         *self = Self::Leaving;
     }
 
-    /// The writer has saved the row, or removed it. What was overtaken by the other wish does not count.
+    /// The writer has saved the row, or removed it. One that was overtaken by the other wish does not count.
     pub fn written(&mut self, position: Option<DeliveryId>) {
         *self = match (*self, position) {
             (Self::Asked | Self::Kept(_), Some(position)) => Self::Kept(position),
             (Self::Leaving, None) => Self::Absent,
-            (row, _) => row,
+            (row @ Self::Leaving, Some(_)) | (row @ Self::Asked, None) => row,
+            (row @ (Self::Absent | Self::Kept(_)), _) => {
+                debug_assert!(false, "{row:?}, and {position:?} is written though nobody asked");
+                row
+            }
         };
     }
 }

@@ -45,23 +45,28 @@ impl Sub<Duration> for Timestamp {
     }
 }
 
-/// RFC 3339 in UTC, to the millisecond.
+/// The end of the year 9999, where RFC 3339 ends.
+const LAST_PRINTABLE_MS: i64 = 253_402_300_799_999;
+
+/// RFC 3339 in UTC, to the millisecond. What is before 1970 or after 9999 is shown as the nearest time between.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // humantime ends at the year 9999; beyond it a clamped time still prints.
-        const LAST_PRINTABLE_MS: i64 = 253_402_300_799_999;
         let shown = Duration::from_millis(self.0.clamp(0, LAST_PRINTABLE_MS).unsigned_abs());
         humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + shown).fmt(f)
     }
 }
 
-/// RFC 3339, with any offset; digits of the second may be left out, or more than three. There is nothing before 1970:
-/// an earlier time is that.
+/// RFC 3339, with any offset; digits of the second may be left out, or more than three.
 impl FromStr for Timestamp {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
+        // The parser takes any character between date and time.
+        if !matches!(text.as_bytes().get(10), Some(b'T' | b't')) {
+            return Err(());
+        }
         let time = OffsetDateTime::parse(text, &Rfc3339).map_err(drop)?;
-        i64::try_from(time.unix_timestamp_nanos().div_euclid(1_000_000)).map(|ms| Self(ms.max(0))).map_err(drop)
+        let ms = i64::try_from(time.unix_timestamp_nanos().div_euclid(1_000_000)).map_err(drop)?;
+        if ms <= LAST_PRINTABLE_MS { Ok(Self(ms)) } else { Err(()) }
     }
 }
 
@@ -475,14 +480,24 @@ mod tests {
         for text in ["2026-01-05T09:30:00.250Z", "2026-01-05T10:30:00.25+01:00", "2026-01-04T23:30:00.2509-10:00"] {
             assert_eq!(text.parse(), Ok(time), "{text}");
         }
-        for text in ["", "2026-01-05", "2026-01-05T09:30:00", "2026-02-30T09:30:00Z", "yesterday"] {
+        for text in [
+            "",
+            "2026-01-05",
+            "2026-01-05T09:30:00",
+            "2026-01-05 09:30:00Z",
+            "2026-01-05x09:30:00Z",
+            "2026-02-30T09:30:00Z",
+            "yesterday",
+        ] {
             assert_eq!(text.parse::<Timestamp>(), Err(()), "{text}");
         }
     }
 
     #[test]
-    fn a_time_before_1970_is_its_beginning() {
-        assert_eq!("0340-01-23T01:14:38.4+20:25".parse(), Ok(Timestamp(0)));
-        assert_eq!("9999-12-31T23:59:59.999Z".parse(), Ok(Timestamp(253_402_300_799_999)));
+    fn times_are_read_from_long_before_1970_to_the_end_of_9999() {
+        assert_eq!("1969-12-31T23:59:59.999Z".parse(), Ok(Timestamp(-1)));
+        assert!("0340-01-23T01:14:38.4+20:25".parse::<Timestamp>().expect("a time") < Timestamp(0));
+        assert_eq!("9999-12-31T23:59:59.999Z".parse(), Ok(Timestamp(LAST_PRINTABLE_MS)));
+        assert_eq!("9999-12-31T23:59:59-01:00".parse::<Timestamp>(), Err(()));
     }
 }

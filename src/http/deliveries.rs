@@ -98,6 +98,11 @@ async fn list_deliveries(http: Arc<Http>, access: Access, query: String) -> Answ
     Ok(PAGES.link_next(response, &path, page.limit, found.reached))
 }
 
+/// In a query `+` stands for a space, and an offset that is pasted into one has a `+` all the same. No time has a space.
+fn time_in_query(text: &str) -> Option<Timestamp> {
+    text.replace(' ', "+").parse().ok()
+}
+
 fn search(filters: &Filters) -> Result<Search, Problem> {
     let mut search = Search::all();
     let subscription: Option<i64> = filters.get("subscription_id", "a subscription's id, a number")?;
@@ -109,7 +114,7 @@ fn search(filters: &Filters) -> Result<Search, Problem> {
         search.event_type = Some(name.into());
     }
     search.states.extend(filters.get::<DeliveryState>("state", STATE_EXPECTED)?);
-    let time = |field| filters.get::<Timestamp>(field, TIME_EXPECTED);
+    let time = |field| filters.get_with(field, TIME_EXPECTED, time_in_query);
     let (from, to) = (time("from")?, time("to")?);
     search.first = from.map_or(search.first, DeliveryId::floor_at);
     search.last = to.map_or(search.last, |to| DeliveryId::floor_at(to).predecessor());

@@ -2,7 +2,6 @@
 //! receiver's business, because the bytes go out as they came in. And what kind of value a piece of JSON is.
 
 use serde::de::IgnoredAny;
-use serde_json::Value;
 
 /// Deepest nesting that is passed on: what common parsers read by default. Deeper bodies are attacks on receivers.
 pub(super) const MAX_DEPTH: usize = 128;
@@ -35,15 +34,6 @@ pub(super) fn kind_of(json: &str) -> &'static str {
         Some(b'{') => "an object",
         _ => "a number",
     }
-}
-
-/// A whole number from 0 on, as JSON Schema's `integer` means it: `9.0` and `9e0` are some, as some languages write them.
-pub(super) fn whole_number(value: &Value) -> Option<u64> {
-    // Above it not every whole number has a double of its own.
-    const MAX: f64 = (1_u64 << 53) as f64;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole, and in the range")]
-    let of_double = |number: f64| ((0.0..=MAX).contains(&number) && number.fract() == 0.0).then_some(number as u64);
-    value.as_u64().or_else(|| value.as_f64().and_then(of_double))
 }
 
 /// Only for text that is JSON: then a bracket outside of a string opens or closes a level.
@@ -113,16 +103,6 @@ mod tests {
             ("{}", "an object"),
         ] {
             assert_eq!(kind_of(json), kind, "{json}");
-        }
-    }
-
-    #[test]
-    fn a_whole_number_may_be_written_with_a_point_or_an_exponent() {
-        for (json, number) in [("9", Some(9)), ("9.0", Some(9)), ("9e2", Some(900)), ("-0.0", Some(0))] {
-            assert_eq!(whole_number(&serde_json::from_str(json).expect("JSON")), number, "{json}");
-        }
-        for json in ["9.5", "-1", "-1.0", "1e300", "18446744073709551616", "\"9\"", "null", "true"] {
-            assert_eq!(whole_number(&serde_json::from_str(json).expect("JSON")), None, "{json}");
         }
     }
 

@@ -13,11 +13,10 @@ use warp::reply::Response;
 
 use super::access::{Access, access};
 use super::body::{Frames, Sent, sent};
-use super::json::whole_number;
 use super::problem::{FieldError, Kind, Problem, quoted, shortened};
 use super::query::{self, PageRules};
 use super::reply::{self, Answer, with_header};
-use super::subscription_body::{kind_of, object, refuse_if_any};
+use super::subscription_body::{kind_of, object, refuse_if_any, whole_number};
 use super::subscriptions::to_the_end;
 use super::{Http, get_or_head, with};
 use crate::access::{ApiKey, KeyRequest, KeyShown, MAX_KEYS, Permission, Prefix, Role};

@@ -127,7 +127,7 @@ fn openapi_shape() -> Value {
         })),
         "link": object(&["operationId", "parameters"], json!({
             "operationId": text,
-            "parameters": {"type": "object", "minProperties": 1, "additionalProperties": {"pattern": "^\\$response\\.body#/"}},
+            "parameters": {"type": "object", "minProperties": 1, "additionalProperties": {"type": "string", "pattern": "^\\$response\\.body#/"}},
         })),
         "header": object(&["schema"], json!({"description": text, "schema": {"$ref": "#/$defs/schema"}, "example": true})),
         "media": object(&[], json!({"schema": {"$ref": "#/$defs/schema"}, "example": true})),
@@ -137,29 +137,36 @@ fn openapi_shape() -> Value {
 }
 
 #[test]
-fn a_link_leads_from_a_field_of_the_answer_to_a_parameter_of_an_operation() {
+fn a_link_leads_from_fields_of_an_answer_to_all_path_parameters_of_an_operation() {
     let document = document();
-    let in_path = |parameter: &Value| match parameter["$ref"].as_str().and_then(|name| name.strip_prefix('#')) {
+    let name = |parameter: &Value| match parameter["$ref"].as_str().and_then(|name| name.strip_prefix('#')) {
         Some(pointer) => document.pointer(pointer).expect("a parameter")["name"].clone(),
         None => parameter["name"].clone(),
     };
     let mut takes = BTreeMap::new();
-    for (path, method, operation) in operations(&document) {
-        let shared = document["paths"][path]["parameters"].as_array().into_iter().flatten();
-        let names: Vec<_> = shared.map(in_path).collect();
-        takes.insert(operation["operationId"].as_str().expect("text"), (method, names));
+    for (path, _, operation) in operations(&document) {
+        // Those of the path item are all in the path.
+        let parameters = document["paths"][path]["parameters"].as_array().into_iter().flatten();
+        let names: BTreeSet<_> =
+            parameters.map(|parameter| name(parameter).as_str().expect("text").to_owned()).collect();
+        takes.insert(operation["operationId"].as_str().expect("text"), names);
     }
     let mut links = 0;
-    for (_, _, operation) in operations(&document) {
+    for (path, method, operation) in operations(&document) {
         for response in operation["responses"].as_object().expect("responses").values() {
-            for (name, link) in response["links"].as_object().into_iter().flatten() {
-                let (method, parameters) = takes.get(link["operationId"].as_str().expect("text")).expect(name);
-                for (parameter, expression) in link["parameters"].as_object().expect("an object") {
-                    assert!(parameters.contains(&json!(parameter)), "{name}: {method} does not take {parameter}");
+            for link in response["links"].as_object().into_iter().flat_map(|links| links.values()) {
+                let target = link["operationId"].as_str().expect("text");
+                let given = link["parameters"].as_object().expect("an object");
+                let names: BTreeSet<_> = given.keys().cloned().collect();
+                assert_eq!(takes.get(target), Some(&names), "{method} {path}, {target}");
+                for expression in given.values() {
                     let pointer =
                         expression.as_str().and_then(|text| text.strip_prefix("$response.body#")).expect("text");
                     let example = &response["content"]["application/json"]["example"];
-                    assert!(example.pointer(pointer).is_some(), "{name}: the answer has no {pointer}");
+                    assert!(
+                        example.pointer(pointer).is_some(),
+                        "{method} {path}, {target}: {pointer} is not in the answer"
+                    );
                 }
                 links += 1;
             }

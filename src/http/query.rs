@@ -126,8 +126,18 @@ impl Filters {
 
     /// The value that a field must have, if the query says so.
     pub fn get<T: FromStr>(&self, field: &'static str, expected: &'static str) -> Result<Option<T>, Problem> {
+        self.get_with(field, expected, |value| value.parse().ok())
+    }
+
+    /// The same, read in another way.
+    pub fn get_with<T>(
+        &self,
+        field: &'static str,
+        expected: &'static str,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, Problem> {
         let Some((_, value)) = self.0.iter().find(|(named, _)| *named == field) else { return Ok(None) };
-        value.parse().map(Some).map_err(|_| {
+        read(value).map(Some).ok_or_else(|| {
             Problem::parameter(FieldError::new(format!("query parameter {field}"), quoted(value), expected))
         })
     }

@@ -15,11 +15,10 @@ use warp::reply::Response;
 
 use super::access::{Access, access};
 use super::body::{Frames, Sent, sent};
-use super::json::whole_number;
 use super::problem::{FieldError, Kind, Problem, shortened};
 use super::reply::{self, Answer, with_header};
 use super::secrets_body::secret;
-use super::subscription_body::{kind_of, object, refuse_if_any};
+use super::subscription_body::{kind_of, object, refuse_if_any, whole_number};
 use super::subscriptions::{Deed, merge, to_the_end};
 use super::{Http, IdSegment, get_or_head, visible, with};
 use crate::access::Permission;

@@ -6,9 +6,8 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
-use super::json::whole_number;
 use super::problem::{FieldError, quoted, shortened};
-use super::subscription_body::kind_of;
+use super::subscription_body::{kind_of, whole_number};
 use crate::delivery::{BreakerSettings, Order, RateLimit, Settings};
 use crate::outbound::options::{OptionRefused, RequestOptions};
 

@@ -81,6 +81,8 @@ fn numbers_hold_to_their_limits_at_both_edges() {
         ("disable_after_s", 60, 31_536_000),
     ] {
         assert!(read(&json!({ field: low })).is_ok() && read(&json!({ field: high })).is_ok(), "{field}");
+        let with_point: Value = serde_json::from_str(&format!("{low}.0")).expect("JSON");
+        assert_eq!(settings(&json!({ field: with_point })), settings(&json!({ field: low })), "{field}");
         for wrong in [json!(low - 1), json!(high + 1), json!(-1), json!(1.5), json!("4"), json!([4]), json!(true)] {
             assert!(is_refused(field, wrong.clone()), "{field}: {wrong}");
         }

@@ -248,6 +248,18 @@ fn tenant_name(value: &Value) -> Result<String, FieldError> {
     Ok(name.clone())
 }
 
+/// A whole number from 0 on, as JSON Schema's `integer` means it: `9.0` and `9e0` are some, as some languages write them.
+pub(super) fn whole_number(value: &Value) -> Option<u64> {
+    let is_whole = |number: &f64| *number >= 0.0 && number.fract() == 0.0;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "whole, and too large a one is as wrong as the largest"
+    )]
+    let of_double = |number: f64| number as u64;
+    value.as_u64().or_else(|| value.as_f64().filter(is_whole).map(of_double))
+}
+
 /// What it is, without what it says.
 pub(super) fn kind_of(value: &Value) -> String {
     match value {
@@ -269,6 +281,18 @@ mod tests {
     use crate::delivery::{DisabledReason, Order};
     use crate::http::secrets_body::MAX_SECRET_CHARS;
     use crate::http::subscription_shown::tests::subscription;
+
+    #[test]
+    fn a_whole_number_may_be_written_with_a_point_or_an_exponent() {
+        for (json, number) in
+            [("9", Some(9)), ("9.0", Some(9)), ("9e2", Some(900)), ("-0.0", Some(0)), ("1e300", Some(u64::MAX))]
+        {
+            assert_eq!(whole_number(&serde_json::from_str(json).expect("JSON")), number, "{json}");
+        }
+        for json in ["9.5", "-1", "-1.0", "\"9\"", "null", "true"] {
+            assert_eq!(whole_number(&serde_json::from_str(json).expect("JSON")), None, "{json}");
+        }
+    }
 
     fn body(text: &str) -> ChangeBody {
         ChangeBody::read(text.as_bytes(), &|url| Ok(url.to_owned())).unwrap()
