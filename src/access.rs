@@ -70,7 +70,10 @@ impl Role {
 impl FromStr for Role {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|role| role.as_str() == text).ok_or_else(|| format!("{text:?} is no role"))
+        Self::ALL.into_iter().find(|role| role.as_str() == text).ok_or_else(|| {
+            let all = Self::ALL.map(Self::as_str).join(", ");
+            format!("{text:?} is no role: these are {all}")
+        })
     }
 }
 

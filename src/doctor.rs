@@ -74,8 +74,10 @@ pub async fn examine(loaded: &Result<Resolved, ConfigError>) -> Vec<Finding> {
     let mut findings = vec![configuration(config)];
     findings.extend(store::examine(config, &Clock::start()).await);
     findings.push(environment::redis(config).await);
+    findings.extend(environment::collector(config).await);
     findings.push(machine::descriptors());
     findings.extend(environment::targets(config));
+    findings.push(environment::listening(config).await);
     findings.push(environment::exposure(config));
     findings
 }

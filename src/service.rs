@@ -148,8 +148,9 @@ impl Service {
             tokio::spawn(async move { wait_and_take_over(&engine, parts).await })
         };
 
-        let listener =
-            TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}; choose another with --listen", config.listen))?;
         let addr = listener.local_addr()?;
         let api = Arc::new(Api {
             engine: engine.clone(),

@@ -230,11 +230,12 @@ fn a_key_that_cannot_be_made_or_revoked_says_why() {
         (&["create", "--name", "acme", "--role", "root"], 2, "\"root\" is no role"),
         (&["create", "--name", "acme", "--role", "reader", "--expires-in", "1s"], 2, "--expires-in is 1s"),
         (&["create"], 2, "--role"),
-        (&["revoke", "hunter2"], 2, "10 letters and digits"),
+        (&["revoke", "hp_0123456_hunter2"], 2, "expected a key or its prefix"),
         (&["revoke", "0123456789"], 1, "there is no key 0123456789"),
     ] {
         let (found, out, error) = keys(&home, arguments);
         assert!(found == Some(code) && out.is_empty() && error.contains(said), "{arguments:?}: {error}");
+        assert!(!error.contains("hunter2"), "what was given may be most of a key: {error}");
     }
 }
 
@@ -249,8 +250,9 @@ fn api_keys_are_revoked_beside_a_running_service_and_nothing_of_them_is_stored_o
     let get = |path: &str, key: &str| get(&service.addr, path, key);
     assert!(get("/subscriptions", "hunter2").starts_with("HTTP/1.1 401"));
     assert!(get("/subscriptions", &reader).starts_with("HTTP/1.1 200"));
-    let (code, _, said) = keys(&service.home, &["revoke", &reader[3..13]]);
-    assert!(code == Some(0) && said.contains("is revoked"), "{said}");
+    let (code, _, said) = keys(&service.home, &["revoke", &reader]);
+    assert!(code == Some(0) && said.contains("is revoked") && !said.contains(&reader[14..]), "{said}");
+    assert!(!said.contains("No admin's"), "{said}");
     let revoked = std::time::Instant::now();
     loop {
         let asked_after = revoked.elapsed();
@@ -260,6 +262,8 @@ fn api_keys_are_revoked_beside_a_running_service_and_nothing_of_them_is_stored_o
         assert!(asked_after.as_millis() <= 1000, "still let in {asked_after:?} after the revocation");
     }
     assert!(get("/keys", &admin).starts_with("HTTP/1.1 200"));
+    let (code, _, said) = keys(&service.home, &["revoke", &admin[3..13]]);
+    assert!(code == Some(0) && said.contains("No admin's key is left"), "{said}");
     service.signal("-TERM");
     let log = log.join().expect("it was read");
     assert!(log.contains(&reader[3..13]), "its prefix says in the log which key was refused: {log}");
@@ -287,10 +291,33 @@ fn the_doctor_looks_before_the_first_start_and_makes_nothing() {
     let home = tempfile::tempdir().expect("a directory");
     let data = home.path().join("data");
     let (code, found) = doctor(&[("HOOKPOST_DATA_DIR", data.to_str().expect("text"))]);
-    assert_eq!(code, Some(0), "{found:?}");
+    assert_eq!(code, Some(1), "{found:?}");
+    let failed: Vec<_> =
+        found.iter().filter(|(_, (verdict, _))| verdict == "fail").map(|(check, _)| &**check).collect();
+    assert_eq!(failed, ["API keys"], "what `serve` refuses to start without: {found:?}");
+    assert_eq!(found["master key"].0, "warn", "{found:?}");
     let checks = ["configuration", "store", "disk space", "redis", "file descriptors", "targets", "https", "exposure"];
     assert!(checks.iter().all(|check| found.contains_key(*check)), "{found:?}");
     assert!(found["store"].0 == "ok" && found["store"].1.contains("no store") && !data.exists(), "{found:?}");
+    let (code, found) = doctor(&[("HOOKPOST_DATA_DIR", data.to_str().expect("text")), ("HOOKPOST_AUTH", "off")]);
+    assert_eq!((code, found["API keys"].0.as_str()), (Some(0), "ok"), "{found:?}");
+}
+
+#[test]
+fn the_doctor_tells_of_an_address_that_is_taken_and_of_a_collector_that_is_not_there() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let listen = taken.local_addr().expect("an address").to_string();
+    let gone = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let collector = format!("http://{gone}");
+    let home = tempfile::tempdir().expect("a directory");
+    let home = home.path().to_str().expect("text");
+    let env = [("HOOKPOST_DATA_DIR", home), ("HOOKPOST_LISTEN", &listen), ("HOOKPOST_OTLP_ENDPOINT", &collector)];
+    let (_, found) = doctor(&env);
+    assert!(found["address"].1.contains("is taken"), "{found:?}");
+    assert!(found["collector"].0 == "warn" && found["collector"].1.contains("HOOKPOST_OTLP_ENDPOINT"), "{found:?}");
+    drop(taken);
+    let (_, found) = doctor(&env);
+    assert!(found["address"].1.contains("is free"), "{found:?}");
 }
 
 #[test]

@@ -61,7 +61,7 @@ async fn announce_changes(node: &Arc<Node>, supervisor: &ActorRef<supervisor::Me
                 break;
             }
             // The same again would end the same.
-            Err(error) => tracing::error!(subscription_id = %change.subscription_id, %error, "not announced"),
+            Err(error) => tracing::error!(subscription_id = change.subscription_id.0, %error, "not announced"),
         }
         announced.push(change.id);
     }
@@ -136,7 +136,7 @@ pub(super) async fn exhausted(
         match node.matches.of(&*node.parts.store, tenant, &event_type).await {
             Ok(wanted) => break wanted,
             Err(error) => tracing::debug!(
-                delivery_id = %log.delivery_id, subscription_id = %log.subscription_id, event_type = failed,
+                delivery_id = %log.delivery_id, subscription_id = log.subscription_id.0, event_type = failed,
                 attempt = log.attempt_number, %error, "not known who wants to hear of it"
             ),
         }

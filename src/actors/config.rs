@@ -57,7 +57,7 @@ fn signing_keys(
         Ok(Some(Arc::new(SigningKeys::new(current.as_ref(), &previous, ed25519.transpose()?))))
     };
     derive().map_err(|error: Unopened| {
-        tracing::error!(subscription_id = %subscription.id, %error, "its secrets do not open; nothing is sent to it");
+        tracing::error!(subscription_id = subscription.id.0, %error, "its secrets do not open; nothing is sent to it");
         Arc::new(error)
     })
 }
@@ -67,7 +67,7 @@ fn request_options(subscription: &Subscription) -> RequestOptions {
     let settings = &subscription.settings;
     RequestOptions::new(settings.method.as_deref(), &settings.headers).unwrap_or_else(|errors| {
         let fields: Vec<_> = errors.iter().map(|(field, ..)| field).collect();
-        tracing::warn!(subscription_id = %subscription.id, ?fields, "stored request options are not usable; left out");
+        tracing::warn!(subscription_id = subscription.id.0, ?fields, "stored request options are not usable; left out");
         RequestOptions::default()
     })
 }

@@ -67,5 +67,5 @@ fn is_as_judged(judged: &Subscription, now: &Subscription) -> bool {
 }
 
 fn not_disabled(id: SubscriptionId, error: &StoreError) {
-    tracing::error!(subscription_id = %id, %error, "could not disable the subscription");
+    tracing::error!(subscription_id = id.0, %error, "could not disable the subscription");
 }

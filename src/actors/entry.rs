@@ -240,7 +240,7 @@ impl Entry {
     fn say_full(&self, full: &Full, first: bool) {
         if first {
             let Full { backlog, limit, .. } = full;
-            tracing::warn!(subscription_id = %self.id, backlog, limit, "the backlog is full; new events are refused");
+            tracing::warn!(subscription_id = self.id.0, backlog, limit, "the backlog is full; new events are refused");
         }
     }
 
@@ -566,7 +566,7 @@ impl RecordSink for Entry {
         intake.full_said &= !room;
         drop(intake);
         if room {
-            tracing::info!(subscription_id = %self.id, "the backlog has room again");
+            tracing::info!(subscription_id = self.id.0, "the backlog has room again");
         }
     }
 

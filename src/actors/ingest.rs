@@ -32,7 +32,7 @@ impl<'a> Ingest<'a> {
     pub fn delivery(&self, id: DeliveryId, subscription_id: SubscriptionId, event_type: Option<&str>) {
         self.again();
         let trace_id = self.context.as_ref().map(|context| tracing::field::display(context.trace));
-        tracing::debug!(delivery_id = %id, %subscription_id, event_type, attempt = 0, trace_id, "accepted");
+        tracing::debug!(delivery_id = %id, subscription_id = subscription_id.0, event_type, attempt = 0, trace_id, "accepted");
         self.trace(|| {
             let mut attributes =
                 vec![text("hookpost.delivery_id", id), number("hookpost.subscription_id", subscription_id.0)];

@@ -185,9 +185,9 @@ impl State {
                 // An outage is logged once, and not again each second for each that waits for its end.
                 let subscription_id = self.entry.id;
                 if error.is_retryable() {
-                    tracing::debug!(%subscription_id, %error, "could not read what is pending; trying again");
+                    tracing::debug!(subscription_id = subscription_id.0, %error, "could not read what is pending; trying again");
                 } else {
-                    tracing::warn!(%subscription_id, %error, "could not read what is pending; trying again");
+                    tracing::warn!(subscription_id = subscription_id.0, %error, "could not read what is pending; trying again");
                 }
                 self.load_after(myself, STORE_RETRY);
                 return Ok(None);
@@ -239,11 +239,15 @@ impl State {
             BreakerState::Open if !self.open_said => {
                 let snapshot = self.machine.snapshot(self.node.parts.clock.steady());
                 let error = snapshot.last_failure.map(|failure| failure.error_details);
-                tracing::warn!(%subscription_id, error, "the breaker opened: the receiver gets nothing but probes");
+                tracing::warn!(
+                    subscription_id = subscription_id.0,
+                    error,
+                    "the breaker opened: the receiver gets nothing but probes"
+                );
                 self.open_said = true;
             }
             BreakerState::Closed if self.open_said => {
-                tracing::info!(%subscription_id, "the breaker closed: the receiver is well again");
+                tracing::info!(subscription_id = subscription_id.0, "the breaker closed: the receiver is well again");
                 self.open_said = false;
             }
             _ => {}
@@ -403,7 +407,7 @@ impl State {
                     Err(error) if error.is_retryable() => tokio::time::sleep(STORE_RETRY).await,
                     Err(error) => {
                         let id = entry.id;
-                        return tracing::warn!(subscription_id = %id, %error, "could not save since when it has failed");
+                        return tracing::warn!(subscription_id = id.0, %error, "could not save since when it has failed");
                     }
                 }
             }
@@ -411,7 +415,7 @@ impl State {
     }
 
     fn disable(&mut self, reason: DisabledReason, myself: &ActorRef<Message>) {
-        tracing::warn!(subscription_id = %self.entry.id, reason = reason.as_str(), "disabling the subscription");
+        tracing::warn!(subscription_id = self.entry.id.0, reason = reason.as_str(), "disabling the subscription");
         let (supervisor, entry) = (self.supervisor.clone(), self.entry.clone());
         let judged = self.judged.take().unwrap_or_else(|| entry.config()).subscription.clone();
         self.spawn(myself, move |node, _| async move {
@@ -445,7 +449,7 @@ impl State {
         self.spawn(myself, move |node, _| async move {
             let count = node.parts.store.backlog(entry.id, after, cap).await;
             if let Err(error) = &count {
-                tracing::debug!(subscription_id = %entry.id, %error, "could not count the backlog; asking again later");
+                tracing::debug!(subscription_id = entry.id.0, %error, "could not count the backlog; asking again later");
             }
             entry.end_count(count.ok(), cap);
         });
@@ -540,14 +544,16 @@ fn log_outcome(
 ) {
     let error = result.error_details.as_deref().unwrap_or_default();
     match outcome {
-        Outcome::Success => tracing::debug!(delivery_id = %id, %subscription_id, event_type, attempt, "delivered"),
+        Outcome::Success => {
+            tracing::debug!(delivery_id = %id, subscription_id = subscription_id.0, event_type, attempt, "delivered")
+        }
         Outcome::FailedAttempt => {
             tracing::debug!(
-                delivery_id = %id, %subscription_id, event_type, attempt, error, "attempt failed; it will be retried"
+                delivery_id = %id, subscription_id = subscription_id.0, event_type, attempt, error, "attempt failed; it will be retried"
             );
         }
         Outcome::Failure => {
-            tracing::warn!(delivery_id = %id, %subscription_id, event_type, attempt, error, "delivery failed for good");
+            tracing::warn!(delivery_id = %id, subscription_id = subscription_id.0, event_type, attempt, error, "delivery failed for good");
         }
     }
 }

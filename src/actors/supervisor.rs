@@ -231,9 +231,9 @@ impl State {
             Err(error) if recovered => {
                 // An outage is logged once, and not again each second for each that waits for its end.
                 if error.is_retryable() {
-                    tracing::debug!(subscription_id = %id, %error, "could not recover the subscription; trying again");
+                    tracing::debug!(subscription_id = id.0, %error, "could not recover the subscription; trying again");
                 } else {
-                    tracing::warn!(subscription_id = %id, %error, "could not recover the subscription; trying again");
+                    tracing::warn!(subscription_id = id.0, %error, "could not recover the subscription; trying again");
                 }
                 self.activations.insert(id, activation);
                 self.load_later(id);
@@ -311,7 +311,7 @@ impl State {
         let crashes = self.crashes.entry(entry.id).or_default();
         let wait = RESTART_BACKOFF.start.saturating_mul(1 << (*crashes).min(16)).min(RESTART_BACKOFF.end);
         *crashes += 1;
-        tracing::error!(subscription_id = %entry.id, %error, ?wait, "a subscription actor crashed; it will be restarted");
+        tracing::error!(subscription_id = entry.id.0, %error, ?wait, "a subscription actor crashed; it will be restarted");
         self.node.parts.metrics.restarted();
         myself.send_after(wait, || Message::Restart(entry));
     }

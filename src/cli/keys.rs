@@ -30,7 +30,7 @@ Examples:
   KEY=$(hookpost keys create --name shop --role producer)           into a variable of the shell
   hookpost keys create --name acme --role tenant --tenant acme --expires-in 90d
   hookpost keys list
-  hookpost keys revoke 4f9KqZ0aTb                                   by the prefix that `list` shows
+  hookpost keys revoke 4f9KqZ0aTb                                   by its prefix, or by all of it
 
 A key is sent as `Authorization: Bearer hp_...`. It is shown once; only a hash of it is stored.
 A change counts on every running service within a second.";
@@ -63,8 +63,9 @@ pub(super) enum Command {
     },
     /// End a key: within a second no service takes it any more
     Revoke {
-        /// The ten characters between `hp_` and the second `_`
-        prefix: Prefix,
+        /// The ten characters between `hp_` and the second `_`, or the whole key
+        #[arg(value_name = "PREFIX")]
+        key: String,
         #[command(flatten)]
         flags: Flags,
     },
@@ -115,7 +116,18 @@ pub(super) fn run(command: &Command) -> ExitCode {
             }
         },
         Command::List { json, flags } => in_store(flags, async |store, now, _| list(store, *json, now).await),
-        Command::Revoke { prefix, flags } => in_store(flags, async |store, now, _| revoke(store, *prefix, now).await),
+        Command::Revoke { key, flags } => match prefix_of(key) {
+            Some(prefix) => in_store(flags, async |store, now, _| revoke(store, prefix, now).await),
+            None => {
+                // What was given may be most of a key: it is not repeated.
+                let _ = writeln!(
+                    io::stderr(),
+                    "error: expected a key or its prefix, the ten characters between hp_ and the second _; \
+                     `hookpost keys list` shows them"
+                );
+                ExitCode::from(2)
+            }
+        },
         Command::NewMaster => finish(master::new_master()),
         Command::RotateMaster { give_up, flags } => {
             with_config(flags, |config| finish(master::rotate_master(&config, give_up.as_deref())))
@@ -164,7 +176,7 @@ async fn make(store: &Arc<dyn Store>, create: &Create, now: Timestamp, place: &s
     print(&format!("{}\n", text.expose_secret()))?;
     let _ = writeln!(
         io::stderr(),
-        "This is key {} ({}), {}, made in the store that is configured here ({place}). It is shown this once; send it as `Authorization: Bearer <key>`.",
+        "This is key {} ({}), {}, made in the store that is configured here ({place}). It is shown this once; send it as `Authorization: Bearer <key>`. A service that runs takes it within a second.",
         key.prefix,
         key.name,
         what_it_is(&key, now)
@@ -172,7 +184,8 @@ async fn make(store: &Arc<dyn Store>, create: &Create, now: Timestamp, place: &s
     Ok(())
 }
 
-async fn list(store: &Arc<dyn Store>, json_wanted: bool, now: Timestamp) -> anyhow::Result<()> {
+/// By their prefixes.
+async fn all(store: &Arc<dyn Store>) -> anyhow::Result<Vec<ApiKey>> {
     let mut keys: Vec<ApiKey> = Vec::new();
     loop {
         let after = keys.last().map(|key| key.prefix);
@@ -180,9 +193,13 @@ async fn list(store: &Arc<dyn Store>, json_wanted: bool, now: Timestamp) -> anyh
         let complete = page.len() < PAGE;
         keys.extend(page);
         if complete {
-            break;
+            return Ok(keys);
         }
     }
+}
+
+async fn list(store: &Arc<dyn Store>, json_wanted: bool, now: Timestamp) -> anyhow::Result<()> {
+    let mut keys = all(store).await?;
     keys.sort_by_key(|key| (key.created_at, key.prefix));
     if json_wanted {
         let array: Vec<_> = keys.iter().map(json).collect();
@@ -196,10 +213,22 @@ async fn list(store: &Arc<dyn Store>, json_wanted: bool, now: Timestamp) -> anyh
     print(&lines.collect::<String>())
 }
 
+/// Who has a key that leaked has the key, and not only its prefix.
+fn prefix_of(text: &str) -> Option<Prefix> {
+    let named = text.strip_prefix("hp_").and_then(|rest| rest.split_once('_')).map_or(text, |(prefix, _)| prefix);
+    named.parse().ok()
+}
+
 async fn revoke(store: &Arc<dyn Store>, prefix: Prefix, now: Timestamp) -> anyhow::Result<()> {
     match store.revoke_api_key(prefix, &Actor::CommandLine, now).await.context("the key could not be revoked")? {
         Some(key) => {
             let _ = writeln!(io::stderr(), "Key {prefix} ({}) is revoked.", key.name);
+            if !all(store).await?.iter().any(|key| key.role == Role::Admin && key.is_live(now)) {
+                let _ = writeln!(
+                    io::stderr(),
+                    "No admin's key is left, and no service starts without one: `hookpost keys create --admin` makes one."
+                );
+            }
             Ok(())
         }
         None => bail!("there is no key {prefix}; `hookpost keys list` shows which there are"),

@@ -62,12 +62,10 @@ pub fn check_event_type(text: &str) -> Result<(), InvalidEventType> {
     let invalid =
         |expected| Err(InvalidEventType { found: text.chars().take(MAX_EVENT_TYPE_CHARS).collect(), expected });
     if text.is_empty() || text.len() > MAX_EVENT_TYPE_CHARS {
-        return invalid("expected 1 to 128 characters");
+        return invalid("1 to 128 characters");
     }
     if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:/".contains(&b)) {
-        return invalid(
-            "expected letters, digits and . _ - : / only (a subscription may end in .* for all with that prefix)",
-        );
+        return invalid("letters, digits and . _ - : / only (a subscription may end in .* for all with that prefix)");
     }
     Ok(())
 }

@@ -1,7 +1,11 @@
-//! What is around the service: Redis, whom it may send to, and who may reach it.
+//! What is around the service: Redis, a collector of traces, whom it may send to, where it listens, and who may reach it.
 
+use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
 use super::Finding;
 use crate::cache::{RedisExamination, examine_redis};
@@ -9,6 +13,8 @@ use crate::config::{Auth, Config};
 
 /// A cache that is slower than this saves nothing.
 const SLOW: Duration = Duration::from_millis(20);
+/// Longest that a collector is waited for.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// Where clouds hand out credentials to whoever asks from within.
 const METADATA: [&str; 2] = ["169.254.169.254", "fd00:ec2::254"];
 
@@ -87,6 +93,38 @@ pub(super) fn targets(config: &Config) -> Vec<Finding> {
         count => Finding::ok("refused ports", format!("{count} are never a target")),
     });
     findings
+}
+
+/// The collector that spans are exported to, if one is configured.
+pub(super) async fn collector(config: &Config) -> Option<Finding> {
+    const CHECK: &str = "collector";
+    let (host, port) = config.otlp_endpoint.as_ref()?.address();
+    let connected = timeout(CONNECT_DEADLINE, TcpStream::connect((host, port))).await;
+    Some(match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        Ok(_) => Finding::ok(CHECK, format!("{host}:{port} takes connections")),
+        Err(error) => Finding::warn(
+            CHECK,
+            format!("{host}:{port} does not answer: {error}"),
+            "check that it runs and that HOOKPOST_OTLP_ENDPOINT is right; a service goes on and drops its spans",
+        ),
+    })
+}
+
+/// Whether the address is free.
+pub(super) async fn listening(config: &Config) -> Finding {
+    const CHECK: &str = "address";
+    let listen = config.listen;
+    match TcpListener::bind(listen).await {
+        Ok(_) => Finding::ok(CHECK, format!("{listen} is free")),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            Finding::ok(CHECK, format!("{listen} is taken: if not by this service, choose another with --listen"))
+        }
+        Err(error) => Finding::fail(
+            CHECK,
+            format!("{listen}: {error}"),
+            "choose an address of this machine and a port that its user may take (--listen)",
+        ),
+    }
 }
 
 /// Who may reach it, and what they are asked for.

@@ -15,6 +15,8 @@ use crate::vault::{KeyringError, PLAIN, Vault, check_keys};
 
 /// A store that answers more slowly is far away: every commit waits for it.
 const SLOW: Duration = Duration::from_millis(20);
+const MASTER_KEY: &str = "master key";
+const API_KEYS: &str = "API keys";
 /// A watermark trails the clock; one ahead of it by more than this was written under another clock.
 const MAX_AHEAD: Duration = Duration::from_secs(10);
 
@@ -35,6 +37,9 @@ pub(super) async fn examine(config: &Config, clock: &Clock) -> Vec<Finding> {
         Ok(None) => {
             let found = format!("there is no store in {} yet", config.data_dir.display());
             findings.push(Finding::ok("store", format!("{found}; `hookpost serve` or `hookpost migrate` makes it")));
+            // What would be found in it once it is there.
+            let vault = Vault::new(config.master_keys.clone(), config.dev);
+            findings.extend([judge_master_key(config, &vault, false), judge_api_keys(config, false)]);
         }
         Ok(Some(examination)) => {
             findings.extend(judge(&examination, clock.wall()));
@@ -150,7 +155,7 @@ fn clock(found: &Examination, now: Timestamp) -> Finding {
 async fn keys(config: &Config, clock: Clock) -> Vec<Finding> {
     let store = match service::open_store(config) {
         Ok(store) => store,
-        Err(error) => return vec![Finding::fail("master key", format!("{error:#}"), unreachable(config))],
+        Err(error) => return vec![Finding::fail(MASTER_KEY, format!("{error:#}"), unreachable(config))],
     };
     let findings = vec![master_key(config, &*store).await, api_keys(config, &store, clock).await];
     store.close().await;
@@ -158,38 +163,46 @@ async fn keys(config: &Config, clock: Clock) -> Vec<Finding> {
 }
 
 async fn master_key(config: &Config, store: &dyn Store) -> Finding {
-    const CHECK: &str = "master key";
     let vault = Vault::new(config.master_keys.clone(), config.dev);
     match check_keys(&vault, store).await {
-        Err(error @ KeyringError::Store(_)) => Finding::fail(CHECK, error.to_string(), unreachable(config)),
-        Err(error) => Finding::fail(CHECK, error.to_string(), "no process starts before that"),
-        Ok(known) => {
-            let plain = known.iter().any(|record| record.id == PLAIN);
-            match vault.first() {
-                Some(_) if plain && !config.dev => Finding::warn(
-                    CHECK,
-                    "there is one, and secrets from before there was one are not encrypted",
-                    "run `hookpost keys rotate-master`",
-                ),
-                Some(key) => Finding::ok(CHECK, format!("{} encrypts; all that the store needs are there", key.id())),
-                None => Finding::warn(
-                    CHECK,
-                    "there is none, so subscriptions cannot have secrets (with --dev they are kept as they are)",
-                    "set HOOKPOST_MASTER_KEY; `hookpost keys new-master` makes one",
-                ),
-            }
-        }
+        Err(error @ KeyringError::Store(_)) => Finding::fail(MASTER_KEY, error.to_string(), unreachable(config)),
+        Err(error) => Finding::fail(MASTER_KEY, error.to_string(), "no process starts before that"),
+        Ok(known) => judge_master_key(config, &vault, known.iter().any(|record| record.id == PLAIN)),
+    }
+}
+
+fn judge_master_key(config: &Config, vault: &Vault, some_are_plain: bool) -> Finding {
+    match vault.first() {
+        Some(_) if some_are_plain && !config.dev => Finding::warn(
+            MASTER_KEY,
+            "there is one, and secrets from before there was one are not encrypted",
+            "run `hookpost keys rotate-master`",
+        ),
+        Some(key) => Finding::ok(MASTER_KEY, format!("{} encrypts; all that the store needs are there", key.id())),
+        None if config.dev => Finding::ok(MASTER_KEY, "there is none: with --dev secrets are kept as they are"),
+        None => Finding::warn(
+            MASTER_KEY,
+            "there is none, so subscriptions cannot have secrets",
+            "set HOOKPOST_MASTER_KEY; `hookpost keys new-master` makes one",
+        ),
     }
 }
 
 async fn api_keys(config: &Config, store: &Arc<dyn Store>, clock: Clock) -> Finding {
-    const CHECK: &str = "API keys";
-    if config.auth == Auth::Off {
-        return Finding::ok(CHECK, "not asked for: HOOKPOST_AUTH is off, or --dev");
-    }
     match KeyRing::load(store.clone(), clock).await {
-        Ok(keys) if keys.has_admin() => Finding::ok(CHECK, "there is an admin's"),
-        Ok(_) => Finding::fail(CHECK, "there is no admin's", "make one with `hookpost keys create --admin`"),
-        Err(error) => Finding::fail(CHECK, error.to_string(), unreachable(config)),
+        Ok(keys) => judge_api_keys(config, keys.has_admin()),
+        Err(error) => Finding::fail(API_KEYS, error.to_string(), unreachable(config)),
+    }
+}
+
+fn judge_api_keys(config: &Config, has_admin: bool) -> Finding {
+    match config.auth {
+        Auth::Off => Finding::ok(API_KEYS, "not asked for: HOOKPOST_AUTH is off, or --dev"),
+        Auth::Keys if has_admin => Finding::ok(API_KEYS, "there is an admin's"),
+        Auth::Keys => Finding::fail(
+            API_KEYS,
+            "there is no admin's, and the service does not start without one",
+            "make one with `hookpost keys create --admin`",
+        ),
     }
 }

@@ -97,7 +97,7 @@ impl<'a> Shown<'a> {
         Self {
             delivery_id: record.id,
             subscription_id: record.subscription_id,
-            explanation: sentence(&facts),
+            explanation: with_resends(sentence(&facts), record),
             state: facts.state,
             accepted_at: record.id.accepted_at().to_string(),
             attempts: record.attempts.len(),
@@ -127,6 +127,14 @@ impl From<&LiveState> for Actor {
     }
 }
 
+/// Whoever has the `webhook-id` asks for the first, and what they look for may be in a later one.
+fn with_resends(sentence: String, record: &DeliveryRecord) -> String {
+    match record.resends.first() {
+        Some(last) => format!("{sentence} It was sent again, last as {last}."),
+        None => sentence,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -140,6 +148,7 @@ mod tests {
     fn record() -> DeliveryRecord {
         DeliveryRecord {
             resend_of: None,
+            resends: Vec::new(),
             id: DeliveryId::floor_at(Timestamp(1_700_000_000_000)),
             subscription_id: SubscriptionId(1),
             tenant: Some("default".into()),

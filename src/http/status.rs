@@ -54,6 +54,7 @@ struct Shown<'a> {
     event_type: Option<&'a str>,
     event_id: Option<EventId>,
     resend_of: Option<DeliveryId>,
+    resends: &'a [DeliveryId],
     state: DeliveryState,
     accepted_at: String,
     next_attempt_at: Option<String>,
@@ -69,6 +70,7 @@ impl<'a> Shown<'a> {
             event_type: record.event_type.as_deref(),
             event_id: record.event_id,
             resend_of: record.resend_of,
+            resends: &record.resends,
             state: state(record),
             accepted_at: record.id.accepted_at().to_string(),
             next_attempt_at: next_attempt_at(record),
@@ -149,6 +151,7 @@ mod tests {
         let retry = Retry { delivery_id: id, subscription_id, attempt_number: 2, next_attempt_at, ordering_key: None };
         DeliveryRecord {
             resend_of: None,
+            resends: Vec::new(),
             event_id: None,
             id,
             subscription_id,

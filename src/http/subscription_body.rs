@@ -192,6 +192,9 @@ pub(super) fn object(body: &[u8], example: &'static str) -> Result<Map<String, V
         Ok(other) => {
             Err(Problem::with_errors(Kind::InvalidField, vec![FieldError::new("body", kind_of(&other), example)]))
         }
+        Err(_) if body.is_empty() => {
+            Err(Problem::new(Kind::InvalidJson, format!("the body is empty; expected {example}")))
+        }
         Err(error) => Err(Problem::new(Kind::InvalidJson, format!("not JSON: {error}"))),
     }
 }

@@ -85,7 +85,7 @@ async fn a_delivery_is_answered_200_and_printed_with_both_signatures_verified() 
     assert!(text.contains("  order.created  attempt 2  answered 200\n"), "{text}");
     assert!(text.contains("webhook-signature    verified\n"), "{text}");
     assert!(text.contains("X-Hub-Signature-256  verified\n"), "{text}");
-    assert!(text.contains("00000000-0000-0000-0000-000000000000") && text.contains("\"amount\": 49.99"), "{text}");
+    assert!(text.contains("00000000-0000-0000-0000-000000000000") && text.contains("\"amount\":49.99"), "{text}");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@
 
 mod examination;
 mod ids;
+mod migration;
 mod postgres;
 mod replays;
 pub mod search;
@@ -251,6 +252,9 @@ pub struct RetriesWaiting {
     pub oldest_due: Option<Timestamp>,
 }
 
+/// Most resends that are read with a delivery.
+pub const MAX_RESENDS: usize = 20;
+
 /// A delivery as `/status` shows it.
 #[derive(Clone, Debug)]
 pub struct DeliveryRecord {
@@ -266,6 +270,8 @@ pub struct DeliveryRecord {
     pub event_id: Option<EventId>,
     /// The first delivery, if this is a resend.
     pub resend_of: Option<DeliveryId>,
+    /// What was made to send this again, newest first; [`MAX_RESENDS`] at most.
+    pub resends: Vec<DeliveryId>,
     /// Its next attempt, if one is planned.
     pub retry: Option<Retry>,
     /// Whether its subscription still exists.

@@ -50,6 +50,11 @@ pub struct Endpoint {
 pub struct InvalidEndpoint(&'static str);
 
 impl Endpoint {
+    /// Its host and port.
+    pub fn address(&self) -> (&str, u16) {
+        (&self.host, self.port)
+    }
+
     /// An `http` or `https` URL without credentials: what is behind it is known by its address alone.
     ///
     /// # Errors

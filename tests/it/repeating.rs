@@ -110,19 +110,24 @@ async fn a_delivery_is_sent_again_with_the_webhook_id_of_the_first(backend: Back
     let first = app.ingest(id, json!({ "n": 1 })).await;
     app.status_when(&first, "failed").await;
     let sent = receiver.next().await;
-    let mut made = first.clone();
+    let (mut made, mut resends) = (first.clone(), Vec::new());
     for _ in 0..2 {
         // The second time it is the resend that is sent again.
         let resent = app.post(&format!("/deliveries/{made}/resend"), json!({})).await.expect(202);
         made = text(&resent["delivery_id"]);
+        resends.insert(0, made.clone());
         assert_eq!((&resent["resend_of"], &resent["subscription_id"]), (&json!(first), &json!(id)));
         let again = receiver.next().await;
         assert_eq!((again.id(), &again.body), (&*first, &sent.body));
         let status = app.status_when(&made, "delivered").await;
         assert_eq!((&status["resend_of"], &status["attempts"][0]["attempt_number"]), (&json!(first), &json!(1)));
     }
-    assert_eq!(app.status(&first).await["resend_of"], json!(null));
-    assert_eq!(app.status(&first).await["state"], "failed", "what the first came to stays on record");
+    let status = app.status(&first).await;
+    assert_eq!((&status["resend_of"], &status["resends"]), (&json!(null), &json!(resends)));
+    assert_eq!(status["state"], "failed", "what the first came to stays on record");
+    let explained = app.get(&format!("/deliveries/{first}/explain")).await.expect(200);
+    let last = format!("It was sent again, last as {made}.");
+    assert!(explained["explanation"].as_str().is_some_and(|text| text.ends_with(&last)), "{explained}");
     let audit = app.get(&format!("/audit?object=subscription/{id}")).await.expect(200);
     assert_eq!((&audit[0]["action"], &audit[1]["detail"]), (&json!("resent"), &json!(format!("delivery {first}"))));
 }

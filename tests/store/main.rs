@@ -173,6 +173,7 @@ conformance! {
         only_keys_under_which_nothing_is_sealed_are_forgotten,
     }
     migration {
+        what_a_later_version_has_migrated_is_refused_with_what_to_run,
         what_the_first_version_has_written_is_read_and_goes_on,
     }
     janitor {

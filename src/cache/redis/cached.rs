@@ -58,7 +58,7 @@ pub(super) fn encode(subscription: &Subscription) -> String {
 pub(super) fn decode(id: SubscriptionId, copy: &str) -> Option<Subscription> {
     let subscription = serde_json::from_str::<Cached>(copy).ok().and_then(Cached::into_subscription);
     if subscription.as_ref().is_none_or(|found| found.id != id) {
-        tracing::debug!(subscription_id = %id, "what Redis has for this subscription is not a copy of it");
+        tracing::debug!(subscription_id = id.0, "what Redis has for this subscription is not a copy of it");
         return None;
     }
     subscription

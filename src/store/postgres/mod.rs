@@ -41,6 +41,7 @@ use self::connection::{Connector, MAINTENANCE_DEADLINE, Purpose, READ_DEADLINE, 
 use self::error::{is_missing_partition, pool_error, store_error, too_slow};
 use self::owner::{COMMIT_DEADLINE, Owner};
 use self::partitions::Cell;
+use super::migration;
 use super::{
     Asked, BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MasterKeyRecord,
     NewReplay, NewSubscription, Pending, Progress, Recovery, Replay, ReplayId, ReplayState, Reseal, Result,
@@ -169,7 +170,7 @@ impl Store for PostgresStore {
         let work = async {
             client.batch_execute(MIGRATION_LOCK).await.map_err(store_error)?;
             let migrated = schema::migrations::runner().run_async(client).await;
-            migrated.map_err(|error| StoreError::Unavailable(format!("migrating: {}", with_causes(&error))))?;
+            migrated.map_err(|error| migration::failed("the database", &error))?;
             partitions::ensure(client, Cell::needed_at(now)).await.map_err(store_error)
         };
         timeout(MAINTENANCE_DEADLINE, work).await.map_err(|_| too_slow("migrating"))??;
@@ -502,15 +503,4 @@ impl Store for PostgresStore {
         self.pool.close();
         self.key_pool.close();
     }
-}
-
-/// refinery says which migration failed, and its cause says why.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }

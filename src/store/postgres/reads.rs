@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::super::{BacklogPage, DeliveryRecord, Pending, Result, RetriesWaiting};
+use super::super::{BacklogPage, DeliveryRecord, MAX_RESENDS, Pending, Result, RetriesWaiting};
 use super::PostgresStore;
 use super::rows::{self, ATTEMPT, DELIVERY, ITS_EVENT, RETRY, get};
 use super::subscriptions::limit_of;
@@ -170,6 +170,7 @@ impl PostgresStore {
         let attempts = self.read_attempts(id).await?;
         let found = self.rows(SQL, &[&id.0]).await?;
         let Some(row) = found.first() else { return Ok(None) };
+        let resends = self.read_resends(id).await?;
         let retrying = get::<Option<Uuid>>(row, "delivery_id")?.is_some();
         let retry = retrying.then(|| rows::retry(row)).transpose()?;
         let ahead = |retry: &Retry| attempts.iter().all(|attempt| attempt.attempt_number < retry.attempt_number);
@@ -177,6 +178,7 @@ impl PostgresStore {
         Ok(Some(DeliveryRecord {
             event_id: get::<Option<Uuid>>(row, "event_id")?.map(EventId),
             resend_of: get::<Option<Uuid>>(row, "resend_of")?.map(DeliveryId),
+            resends,
             id,
             subscription_id: SubscriptionId(get(row, "subscription_id")?),
             event_type: get::<Option<String>>(row, "event_type")?.map(Into::into),
@@ -185,6 +187,12 @@ impl PostgresStore {
             tenant: tenant.or(rows::shared(get(row, "tenant_before")?)),
             attempts,
         }))
+    }
+
+    async fn read_resends(&self, id: DeliveryId) -> Result<Vec<DeliveryId>> {
+        const SQL: &str = "SELECT id FROM deliveries WHERE resend_of = $1 ORDER BY id DESC LIMIT $2";
+        let found = self.rows(SQL, &[&id.0, &limit_of(MAX_RESENDS)]).await?;
+        found.iter().map(|row| get(row, "id").map(DeliveryId)).collect()
     }
 
     async fn read_attempts(&self, id: DeliveryId) -> Result<Vec<AttemptLog>> {

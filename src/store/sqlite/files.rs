@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::connections::{Kind, open};
-use crate::store::{Result, StoreError};
+use crate::store::{Result, StoreError, migration};
 
 pub(super) mod schema {
     refinery::embed_migrations!("migrations/sqlite");
@@ -73,19 +73,10 @@ impl DataDir {
         let mut connection = open(&self.database(), Kind::Writer)?;
         // A migration may take a column of secrets away: what it leaves is overwritten.
         connection.pragma_update(None, "secure_delete", true)?;
-        migrations::runner().run(&mut connection).map(drop).map_err(|error| self.migration_failed(&error))
-    }
-
-    fn migration_failed(&self, error: &refinery::Error) -> StoreError {
-        use refinery::error::Kind::{DivergentVersion, MissingVersion, RepeatedVersion};
-        let database = self.database();
-        let database = database.display();
-        match error.kind() {
-            DivergentVersion(..) | MissingVersion(..) | RepeatedVersion(..) => StoreError::Corrupt(format!(
-                "{database} was made by another version of hookpost: {error}; run that version, or a newer one"
-            )),
-            _ => StoreError::Unavailable(format!("cannot migrate {database}: {error}")),
-        }
+        migrations::runner()
+            .run(&mut connection)
+            .map(drop)
+            .map_err(|error| migration::failed(&self.database().display().to_string(), &error))
     }
 }
 

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::reads::limit;
 use super::rows::{self, LOG, SELECT_RETRY, blob};
 use crate::delivery::{AttemptLog, DeliveryId, SubscriptionId};
-use crate::store::{DeliveryRecord, Result};
+use crate::store::{DeliveryRecord, MAX_RESENDS, Result};
 
 pub(super) fn delivery(connection: &mut Connection, id: DeliveryId) -> Result<Option<DeliveryRecord>> {
     let snapshot = connection.transaction()?;
@@ -31,6 +31,10 @@ pub(super) fn delivery(connection: &mut Connection, id: DeliveryId) -> Result<Op
         .prepare_cached(&format!("{SELECT_RETRY} WHERE r.delivery_id = ?1"))?
         .query_row([blob(&id.0)], rows::retry)
         .optional()?;
+    let resends = snapshot
+        .prepare_cached("SELECT id FROM deliveries WHERE resend_of = ?1 ORDER BY id DESC LIMIT ?2")?
+        .query_map(params![blob(&id.0), limit(MAX_RESENDS)], |row| rows::delivery_id(row, 0))?
+        .collect::<rusqlite::Result<_>>()?;
     let attempts = snapshot
         .prepare_cached(&format!("SELECT {LOG} FROM delivery_logs WHERE delivery_id = ?1 ORDER BY id"))?
         .query_map([blob(&id.0)], rows::log)?
@@ -42,6 +46,7 @@ pub(super) fn delivery(connection: &mut Connection, id: DeliveryId) -> Result<Op
         event_type,
         event_id,
         resend_of,
+        resends,
         retry,
         subscription_exists,
         attempts,

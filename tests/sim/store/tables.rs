@@ -10,8 +10,8 @@ use hookpost::delivery::{
     SubscriptionId, Timestamp, matching_patterns,
 };
 use hookpost::store::{
-    BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, NewSubscription, Recovery,
-    Result, RetriesWaiting, StoreError, SubscriptionChange, Update,
+    BacklogPage, Batch, DeliveryRecord, EventDelivery, IdempotencyKey, JanitorCounts, MAX_RESENDS, NewSubscription,
+    Recovery, Result, RetriesWaiting, StoreError, SubscriptionChange, Update,
 };
 use uuid::Uuid;
 
@@ -354,6 +354,14 @@ impl Tables {
         let of_subscription = self.subscriptions.get(&delivery.subscription_id).map(|s| s.tenant.clone());
         Some(DeliveryRecord {
             resend_of: delivery.resend_of,
+            resends: self
+                .deliveries
+                .values()
+                .rev()
+                .filter(|d| d.resend_of == Some(id))
+                .map(|d| d.id)
+                .take(MAX_RESENDS)
+                .collect(),
             id,
             subscription_id: delivery.subscription_id,
             subscription_exists: of_subscription.is_some(),

@@ -83,6 +83,24 @@ fn with_ids(rows: String, literal: impl Fn(uuid::Uuid) -> String) -> String {
     (10..=60).fold(rows, |rows, ms| rows.replace(&format!("${ms}"), &literal(id(ms))))
 }
 
+pub async fn what_a_later_version_has_migrated_is_refused_with_what_to_run(backend: &Backend) {
+    const LATER: &str = "INSERT INTO refinery_schema_history VALUES (99, 'later', '2026-01-01T00:00:00Z', '1')";
+    backend.owned().await.close().await;
+    match backend {
+        Backend::Sqlite { dir } => {
+            let database = rusqlite::Connection::open(dir.path().join("hookpost.db")).unwrap();
+            database.execute_batch(LATER).unwrap();
+        }
+        Backend::Postgres { .. } => {
+            let (client, connection) = tokio_postgres::connect(backend.database_url().as_str(), NoTls).await.unwrap();
+            tokio::spawn(connection);
+            client.batch_execute(LATER).await.unwrap();
+        }
+    }
+    let refused = backend.open().migrate(T0).await.expect_err("a store that this version does not know").to_string();
+    assert!(refused.contains("V99__later") && refused.contains("run that version, or a newer one"), "{refused}");
+}
+
 pub async fn what_the_first_version_has_written_is_read_and_goes_on(backend: &Backend) {
     write_version_1(backend).await;
     let store = backend.owned().await;

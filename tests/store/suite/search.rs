@@ -255,9 +255,11 @@ pub async fn payloads_come_by_id_up_to_so_many_bytes_and_one_however_large(backe
     assert_eq!(read(0).await.len(), 1);
     assert_eq!(read(all[0].payload.len() + all[1].payload.len()).await.len(), 2);
     let record = store.delivery(resend.id).await.unwrap().unwrap();
-    assert_eq!(record.resend_of, Some(of_event));
+    assert_eq!((record.resend_of, record.resends.len()), (Some(of_event), 0));
     commit(&store, accepted([Delivery { resend_of: Some(of_event), ..delivery(sub, 400) }])).await;
     let page = store.backlog_page(sub, DeliveryId(id(350)), 10, 1000).await.unwrap();
     assert_eq!(page.deliveries[0].resend_of, Some(of_event), "what is read back keeps its webhook-id");
     assert_eq!(store.unfinished(&[DeliveryId(id(400))]).await.unwrap()[0].resend_of, Some(of_event));
+    let first = store.delivery(of_event).await.unwrap().unwrap();
+    assert_eq!(first.resends, [DeliveryId(id(400)), resend.id], "newest first");
 }
