@@ -23,7 +23,7 @@ pub enum Role {
     Admin,
     /// May send events, and nothing else.
     Producer,
-    /// May look at everything, secrets excepted, and change nothing.
+    /// May look at everything but keys and secrets, and change nothing.
     Reader,
     /// Sees and manages the subscriptions, deliveries and logs of its tenant.
     Tenant,

@@ -77,7 +77,7 @@ pub async fn examine(loaded: &Result<Resolved, ConfigError>) -> Vec<Finding> {
     findings.extend(environment::collector(config).await);
     findings.push(machine::descriptors());
     findings.extend(environment::targets(config));
-    findings.push(environment::listening(config).await);
+    findings.push(environment::listening(config));
     findings.push(environment::exposure(config));
     findings
 }

@@ -22,7 +22,8 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 use crate::config::{Config, LogFormat};
 
 /// Actors open a span for every message, at `info`; the PostgreSQL client logs parameters, payloads and secrets among
-/// them, at `debug`. Put before the configured filter, which may say otherwise.
+/// them, at `debug`; refinery says at every start that there is nothing to do, with the path that it was built at. Put before the
+/// configured filter, which may say otherwise.
 const ALWAYS: &str = "ractor=warn,tokio_postgres=warn,refinery_core=warn";
 
 /// Sends the logs of this process, panics included, where the configuration says. Once a process.

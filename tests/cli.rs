@@ -307,16 +307,19 @@ fn the_doctor_looks_before_the_first_start_and_makes_nothing() {
 fn the_doctor_tells_of_an_address_that_is_taken_and_of_a_collector_that_is_not_there() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let listen = taken.local_addr().expect("an address").to_string();
-    let gone = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
-    let collector = format!("http://{gone}");
+    // Bound and not listening, it refuses connections and is nobody else's.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let _guard = runtime.enter();
+    let gone = tokio::net::TcpSocket::new_v4().expect("a socket");
+    gone.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let collector = format!("http://{}", gone.local_addr().expect("an address"));
     let home = tempfile::tempdir().expect("a directory");
     let home = home.path().to_str().expect("text");
     let env = [("HOOKPOST_DATA_DIR", home), ("HOOKPOST_LISTEN", &listen), ("HOOKPOST_OTLP_ENDPOINT", &collector)];
     let (_, found) = doctor(&env);
     assert!(found["address"].1.contains("is taken"), "{found:?}");
     assert!(found["collector"].0 == "warn" && found["collector"].1.contains("HOOKPOST_OTLP_ENDPOINT"), "{found:?}");
-    drop(taken);
-    let (_, found) = doctor(&env);
+    let (_, found) = doctor(&[("HOOKPOST_DATA_DIR", home), ("HOOKPOST_LISTEN", "127.0.0.1:0")]);
     assert!(found["address"].1.contains("is free"), "{found:?}");
 }
 

@@ -183,11 +183,11 @@ impl State {
             }
             Message::Loaded(Err(error)) => {
                 // An outage is logged once, and not again each second for each that waits for its end.
-                let subscription_id = self.entry.id;
+                let subscription_id = self.entry.id.0;
                 if error.is_retryable() {
-                    tracing::debug!(subscription_id = subscription_id.0, %error, "could not read what is pending; trying again");
+                    tracing::debug!(subscription_id, %error, "could not read what is pending; trying again");
                 } else {
-                    tracing::warn!(subscription_id = subscription_id.0, %error, "could not read what is pending; trying again");
+                    tracing::warn!(subscription_id, %error, "could not read what is pending; trying again");
                 }
                 self.load_after(myself, STORE_RETRY);
                 return Ok(None);
@@ -234,20 +234,16 @@ impl State {
 
     /// Once, until the receiver is well again.
     fn tell_breaker(&mut self, breaker: BreakerState) {
-        let subscription_id = self.entry.id;
+        let subscription_id = self.entry.id.0;
         match breaker {
             BreakerState::Open if !self.open_said => {
                 let snapshot = self.machine.snapshot(self.node.parts.clock.steady());
                 let error = snapshot.last_failure.map(|failure| failure.error_details);
-                tracing::warn!(
-                    subscription_id = subscription_id.0,
-                    error,
-                    "the breaker opened: the receiver gets nothing but probes"
-                );
+                tracing::warn!(subscription_id, error, "the breaker opened: the receiver gets nothing but probes");
                 self.open_said = true;
             }
             BreakerState::Closed if self.open_said => {
-                tracing::info!(subscription_id = subscription_id.0, "the breaker closed: the receiver is well again");
+                tracing::info!(subscription_id, "the breaker closed: the receiver is well again");
                 self.open_said = false;
             }
             _ => {}
@@ -536,7 +532,7 @@ impl Drop for Alarm {
 
 fn log_outcome(
     id: DeliveryId,
-    subscription_id: SubscriptionId,
+    SubscriptionId(subscription_id): SubscriptionId,
     event_type: Option<&str>,
     attempt: u32,
     outcome: Outcome,
@@ -545,15 +541,15 @@ fn log_outcome(
     let error = result.error_details.as_deref().unwrap_or_default();
     match outcome {
         Outcome::Success => {
-            tracing::debug!(delivery_id = %id, subscription_id = subscription_id.0, event_type, attempt, "delivered")
+            tracing::debug!(delivery_id = %id, subscription_id, event_type, attempt, "delivered")
         }
         Outcome::FailedAttempt => {
             tracing::debug!(
-                delivery_id = %id, subscription_id = subscription_id.0, event_type, attempt, error, "attempt failed; it will be retried"
+                delivery_id = %id, subscription_id, event_type, attempt, error, "attempt failed; it will be retried"
             );
         }
         Outcome::Failure => {
-            tracing::warn!(delivery_id = %id, subscription_id = subscription_id.0, event_type, attempt, error, "delivery failed for good");
+            tracing::warn!(delivery_id = %id, subscription_id, event_type, attempt, error, "delivery failed for good");
         }
     }
 }

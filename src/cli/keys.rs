@@ -22,7 +22,7 @@ pub(super) const HELP: &str = "\
 Roles:
   admin      everything, keys included
   producer   sends events, and nothing else
-  reader     looks at everything, and changes nothing
+  reader     looks at everything but keys and secrets, and changes nothing
   tenant     sees and manages the subscriptions, deliveries and logs of its tenant
 
 Examples:
@@ -223,10 +223,14 @@ async fn revoke(store: &Arc<dyn Store>, prefix: Prefix, now: Timestamp) -> anyho
     match store.revoke_api_key(prefix, &Actor::CommandLine, now).await.context("the key could not be revoked")? {
         Some(key) => {
             let _ = writeln!(io::stderr(), "Key {prefix} ({}) is revoked.", key.name);
-            if !all(store).await?.iter().any(|key| key.role == Role::Admin && key.is_live(now)) {
+            // It is revoked, whether or not the others can be looked at.
+            let others = if key.role == Role::Admin { all(store).await.ok() } else { None };
+            let is_admins = |key: &ApiKey| key.role == Role::Admin && key.is_live(now);
+            if others.is_some_and(|keys| !keys.iter().any(is_admins)) {
                 let _ = writeln!(
                     io::stderr(),
-                    "No admin's key is left, and no service starts without one: `hookpost keys create --admin` makes one."
+                    "No admin's key is left, and a service that asks for keys does not start without one: \
+                     `hookpost keys create --admin` makes one."
                 );
             }
             Ok(())

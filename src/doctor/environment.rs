@@ -1,10 +1,10 @@
 //! What is around the service: Redis, a collector of traces, whom it may send to, where it listens, and who may reach it.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::Finding;
@@ -110,12 +110,19 @@ pub(super) async fn collector(config: &Config) -> Option<Finding> {
     })
 }
 
+/// Without listening, so that a service that starts meanwhile finds it free.
+fn can_be_bound(addr: SocketAddr) -> io::Result<()> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)
+}
+
 /// Whether the address is free.
-pub(super) async fn listening(config: &Config) -> Finding {
+pub(super) fn listening(config: &Config) -> Finding {
     const CHECK: &str = "address";
     let listen = config.listen;
-    match TcpListener::bind(listen).await {
-        Ok(_) => Finding::ok(CHECK, format!("{listen} is free")),
+    match can_be_bound(listen) {
+        Ok(()) => Finding::ok(CHECK, format!("{listen} is free")),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             Finding::ok(CHECK, format!("{listen} is taken: if not by this service, choose another with --listen"))
         }

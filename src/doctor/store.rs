@@ -37,14 +37,15 @@ pub(super) async fn examine(config: &Config, clock: &Clock) -> Vec<Finding> {
         Ok(None) => {
             let found = format!("there is no store in {} yet", config.data_dir.display());
             findings.push(Finding::ok("store", format!("{found}; `hookpost serve` or `hookpost migrate` makes it")));
-            // What would be found in it once it is there.
-            let vault = Vault::new(config.master_keys.clone(), config.dev);
-            findings.extend([judge_master_key(config, &vault, false), judge_api_keys(config, false)]);
+            findings.extend(keys_of_a_new_store(config));
         }
         Ok(Some(examination)) => {
             findings.extend(judge(&examination, clock.wall()));
-            if examination.schema.0 >= examination.schema.1 {
-                findings.extend(keys(config, *clock).await);
+            match examination.schema {
+                (0, _) => findings.extend(keys_of_a_new_store(config)),
+                (applied, known) if applied >= known => findings.extend(keys(config, *clock).await),
+                // It cannot be read before it is migrated.
+                _ => {}
             }
         }
     }
@@ -151,6 +152,12 @@ fn clock(found: &Examination, now: Timestamp) -> Finding {
     Finding::ok("clock", if found.clocks.is_some() { "agrees with the server's" } else { "not behind what is stored" })
 }
 
+/// What `serve` would find once it has made the schema.
+fn keys_of_a_new_store(config: &Config) -> [Finding; 2] {
+    let vault = Vault::new(config.master_keys.clone(), config.dev);
+    [judge_master_key(config, &vault, false), judge_api_keys(config, false)]
+}
+
 /// What is in the store of keys: those that seal, and those that callers show.
 async fn keys(config: &Config, clock: Clock) -> Vec<Finding> {
     let store = match service::open_store(config) {
@@ -178,7 +185,7 @@ fn judge_master_key(config: &Config, vault: &Vault, some_are_plain: bool) -> Fin
             "there is one, and secrets from before there was one are not encrypted",
             "run `hookpost keys rotate-master`",
         ),
-        Some(key) => Finding::ok(MASTER_KEY, format!("{} encrypts; all that the store needs are there", key.id())),
+        Some(key) => Finding::ok(MASTER_KEY, format!("{} encrypts; none that the store needs is missing", key.id())),
         None if config.dev => Finding::ok(MASTER_KEY, "there is none: with --dev secrets are kept as they are"),
         None => Finding::warn(
             MASTER_KEY,

@@ -244,6 +244,15 @@ mod tests {
     }
 
     #[test]
+    fn an_offset_may_be_pasted_into_a_query_as_it_is() {
+        for from in ["2023-11-14T23:13:20+01:00", "2023-11-14T23:13:20%2B01:00", "2023-11-14T21:13:20-01:00"] {
+            let search = asked(&format!("from={from}")).unwrap();
+            assert_eq!(search.first, DeliveryId::floor_at(Timestamp(1_700_000_000_000)), "{from}");
+        }
+        assert!(asked("from=2023-11-14%2022:13:20Z").is_err(), "no T");
+    }
+
+    #[test]
     fn what_is_no_filter_is_refused_by_name() {
         let search = asked("subscription_id=7&event_type=order.created&state=failed").unwrap();
         assert_eq!((search.subscription_id, search.states), (Some(SubscriptionId(7)), vec![DeliveryState::Failed]));

@@ -29,7 +29,7 @@ pub(super) struct Report {
     pub answered: u16,
     /// As JSON when it is, as text when not: for programs. A number may be rounded, and of a name that is there twice the last counts.
     body: serde_json::Value,
-    /// As it came, which is what the signatures are over.
+    /// As it came, if it is UTF-8, which is what the signatures are over.
     body_text: String,
 }
 
@@ -97,6 +97,7 @@ impl Report {
         let _ = writeln!(text, "  webhook-id           {}", self.webhook_id.as_deref().unwrap_or("(none)"));
         let _ = writeln!(text, "  webhook-signature    {}", self.standard_webhooks.words());
         let _ = writeln!(text, "  X-Hub-Signature-256  {}", self.x_hub_signature_256.words());
+        // Which a carriage return at its end is not part of.
         for line in self.shown_body().lines() {
             let _ = writeln!(text, "  {line}");
         }
@@ -106,7 +107,8 @@ impl Report {
     fn shown_body(&self) -> String {
         let whole = &self.body_text;
         // A body must not be able to drive the terminal.
-        let inert = |c: char| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c };
+        let inert =
+            |c: char| if c.is_control() && !matches!(c, '\n' | '\r' | '\t') { char::REPLACEMENT_CHARACTER } else { c };
         let mut shown: String = whole.chars().take(MAX_SHOWN_CHARS).map(inert).collect();
         let cut = whole.chars().count().saturating_sub(MAX_SHOWN_CHARS);
         if cut > 0 {
@@ -150,6 +152,7 @@ mod tests {
 
     #[test]
     fn a_body_is_shown_as_it_came() {
+        assert!(shown(b"{\r\n\t\"a\": 1\r\n}").contains("\n  {\n  \t\"a\": 1\n  }\n"));
         for body in [r#"{"z":1.10,"a":12345678901234567890123,"a":2}"#, "plain text"] {
             assert!(shown(body.as_bytes()).contains(&format!("\n  {body}\n")), "{body}");
             let report = Report::new(&HeaderMap::new(), body.as_bytes(), &Verifier::default(), Timestamp(0));

@@ -1,6 +1,20 @@
-//! What a migration that did not end well means.
+//! What a migration is announced with, and what one that did not end well means.
+
+use refinery::{Migration, Runner};
 
 use super::StoreError;
+
+/// Says that a store is about to be changed, which may take long: nothing is accepted meanwhile. `applied` is the last migration
+/// that it has had; a new store has had none.
+pub(super) fn announce(store: &str, runner: &Runner, applied: Option<&Migration>) {
+    let known = runner.get_migrations().iter().map(Migration::version).max();
+    let applied = applied.map(Migration::version);
+    if let (Some(from), Some(to)) = (applied, known)
+        && from < to
+    {
+        tracing::info!(store, from, to, "migrating the store; it may take minutes if it holds much");
+    }
+}
 
 /// `store` is what was to be migrated, as people know it.
 pub(super) fn failed(store: &str, error: &refinery::Error) -> StoreError {
@@ -14,12 +28,15 @@ pub(super) fn failed(store: &str, error: &refinery::Error) -> StoreError {
     }
 }
 
-/// refinery says which migration failed, and its cause says why.
+/// refinery says which migration failed, and only sometimes why.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
+        let why = inner.to_string();
+        if !text.contains(&why) {
+            text = format!("{text}: {why}");
+        }
         cause = inner.source();
     }
     text

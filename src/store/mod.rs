@@ -252,7 +252,7 @@ pub struct RetriesWaiting {
     pub oldest_due: Option<Timestamp>,
 }
 
-/// Most resends that are read with a delivery.
+/// Most resends that are read with a delivery: enough to see what was done, and no list.
 pub const MAX_RESENDS: usize = 20;
 
 /// A delivery as `/status` shows it.
@@ -270,7 +270,7 @@ pub struct DeliveryRecord {
     pub event_id: Option<EventId>,
     /// The first delivery, if this is a resend.
     pub resend_of: Option<DeliveryId>,
-    /// What was made to send this again, newest first; [`MAX_RESENDS`] at most.
+    /// Of a first delivery, what was made to send it again, newest first; [`MAX_RESENDS`] at most.
     pub resends: Vec<DeliveryId>,
     /// Its next attempt, if one is planned.
     pub retry: Option<Retry>,

@@ -64,3 +64,35 @@ async fn sigterm_finishes_what_is_in_flight_and_exits_with_0(backend: Backend) {
     assert_eq!(status["state"], "delivered", "the log was written before the exit: {status}");
     assert_eq!(receiver.unread().len(), 0, "nothing is sent twice");
 }
+
+/// As docs/operations.md has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_is_made_beside_the_service_delivers_what_was_accepted_before() {
+    let (home, restored) = (Home::new(Backend::Sqlite).await, Home::new(Backend::Sqlite).await);
+    let process = Process::start(&home).await;
+    let mut receiver = Receiver::start([Script::Hang; 32]).await;
+    process.post("/subscriptions", json!({ "target_url": receiver.url() })).await;
+    let mut accepted = std::collections::BTreeSet::new();
+    for n in 0..40 {
+        let answer = process.post("/ingest/1", json!({ "n": n })).await;
+        accepted.insert(answer["delivery_id"].as_str().expect("an id").to_owned());
+    }
+    std::fs::create_dir(restored.data_dir()).expect("a directory");
+    let [database, backup] = [&home, &restored].map(|home| home.data_dir().join("hookpost.db"));
+    let copied = tokio::task::spawn_blocking(move || {
+        let database = rusqlite::Connection::open(database).expect("it can be read");
+        database.execute("VACUUM INTO ?1", [backup.to_str()]).map(drop)
+    });
+    while !copied.is_finished() {
+        process.post("/ingest/1", json!({})).await;
+    }
+    copied.await.expect("no panic").expect("a copy");
+    process.kill().await;
+    receiver.unread();
+    receiver.answer_from_now_on();
+
+    let _process = Process::start(&restored).await;
+    while !accepted.is_empty() {
+        accepted.remove(receiver.next().await.id());
+    }
+}

@@ -58,7 +58,9 @@ async fn it_finds_a_missing_master_key_and_an_unmigrated_store(backend: Backend)
     let builder = Builder::new(backend).await;
     let config = builder.config();
     if config.database_url.is_some() {
-        finds(&findings(config).await, "schema", Verdict::Warn, "hookpost migrate");
+        let found = findings(Config { auth: Auth::Keys, ..config }).await;
+        finds(&found, "schema", Verdict::Warn, "hookpost migrate");
+        finds(&found, "API keys", Verdict::Fail, "hookpost keys create --admin");
     }
     let app = builder.start().await;
     app.post("/subscriptions", json!({ "target_url": "https://receiver.example/", "secret": "s" })).await.expect(201);

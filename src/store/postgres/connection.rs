@@ -25,7 +25,7 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 const POOL_WAIT: Duration = Duration::from_secs(2);
 /// For reading a page, a subscription, a delivery. Above the server's own limit, so that the server speaks first.
 pub(super) const READ_DEADLINE: Duration = Duration::from_secs(5);
-/// For migrations and for the janitor, which may have to look at a whole partition.
+/// For recovery and for the janitor, which may have to look at a whole partition.
 pub(super) const MAINTENANCE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Says what is wrong with the database's URL, without repeating it: it holds a password.

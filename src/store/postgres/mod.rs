@@ -60,6 +60,9 @@ mod schema {
     refinery::embed_migrations!("migrations/postgres");
 }
 
+/// An index of what a large database holds takes its time. One that is given up goes on at the server, and holds the lock.
+const MIGRATION_DEADLINE: Duration = Duration::from_hours(12);
+
 /// Held while the schema is migrated: refinery takes no lock itself. Waits for another process's migration, and the
 /// session's end gives it back.
 const MIGRATION_LOCK: &str = "SET lock_timeout = '30s'; SELECT pg_advisory_lock(1215261800, 0);
@@ -169,11 +172,15 @@ impl Store for PostgresStore {
         let client = &mut session.client;
         let work = async {
             client.batch_execute(MIGRATION_LOCK).await.map_err(store_error)?;
-            let migrated = schema::migrations::runner().run_async(client).await;
+            let runner = schema::migrations::runner();
+            // A new database has no table of them yet.
+            let applied = runner.get_last_applied_migration_async(client).await.ok().flatten();
+            migration::announce("PostgreSQL", &runner, applied.as_ref());
+            let migrated = runner.run_async(client).await;
             migrated.map_err(|error| migration::failed("the database", &error))?;
             partitions::ensure(client, Cell::needed_at(now)).await.map_err(store_error)
         };
-        timeout(MAINTENANCE_DEADLINE, work).await.map_err(|_| too_slow("migrating"))??;
+        timeout(MIGRATION_DEADLINE, work).await.map_err(|_| too_slow("migrating"))??;
         Ok(())
     }
 

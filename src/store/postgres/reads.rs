@@ -170,14 +170,15 @@ impl PostgresStore {
         let attempts = self.read_attempts(id).await?;
         let found = self.rows(SQL, &[&id.0]).await?;
         let Some(row) = found.first() else { return Ok(None) };
-        let resends = self.read_resends(id).await?;
+        let resend_of = get::<Option<Uuid>>(row, "resend_of")?.map(DeliveryId);
+        let resends = if resend_of.is_some() { Vec::new() } else { self.read_resends(id).await? };
         let retrying = get::<Option<Uuid>>(row, "delivery_id")?.is_some();
         let retry = retrying.then(|| rows::retry(row)).transpose()?;
         let ahead = |retry: &Retry| attempts.iter().all(|attempt| attempt.attempt_number < retry.attempt_number);
         let tenant = rows::shared(get(row, "tenant")?);
         Ok(Some(DeliveryRecord {
             event_id: get::<Option<Uuid>>(row, "event_id")?.map(EventId),
-            resend_of: get::<Option<Uuid>>(row, "resend_of")?.map(DeliveryId),
+            resend_of,
             resends,
             id,
             subscription_id: SubscriptionId(get(row, "subscription_id")?),
@@ -190,8 +191,10 @@ impl PostgresStore {
     }
 
     async fn read_resends(&self, id: DeliveryId) -> Result<Vec<DeliveryId>> {
-        const SQL: &str = "SELECT id FROM deliveries WHERE resend_of = $1 ORDER BY id DESC LIMIT $2";
-        let found = self.rows(SQL, &[&id.0, &limit_of(MAX_RESENDS)]).await?;
+        // Sorted apart from the look-up, or the planner may go through all deliveries in their order instead.
+        const SQL: &str = "SELECT id FROM (SELECT id FROM deliveries WHERE resend_of = $1 AND id > $2 OFFSET 0) r
+             ORDER BY id DESC LIMIT $3";
+        let found = self.rows(SQL, &[&id.0, &log_floor(id), &limit_of(MAX_RESENDS)]).await?;
         found.iter().map(|row| get(row, "id").map(DeliveryId)).collect()
     }
 

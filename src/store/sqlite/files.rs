@@ -73,10 +73,11 @@ impl DataDir {
         let mut connection = open(&self.database(), Kind::Writer)?;
         // A migration may take a column of secrets away: what it leaves is overwritten.
         connection.pragma_update(None, "secure_delete", true)?;
-        migrations::runner()
-            .run(&mut connection)
-            .map(drop)
-            .map_err(|error| migration::failed(&self.database().display().to_string(), &error))
+        let (runner, database) = (migrations::runner(), self.database().display().to_string());
+        // A new one has no table of them yet.
+        let applied = runner.get_last_applied_migration(&mut connection).ok().flatten();
+        migration::announce(&database, &runner, applied.as_ref());
+        runner.run(&mut connection).map(drop).map_err(|error| migration::failed(&database, &error))
     }
 }
 

@@ -74,5 +74,11 @@ on_postgres! {
                 assert!((1..=MOST_READ).contains(&read), "{read} rows were read for {search:?}");
             }
         }
+        let first: uuid::Uuid =
+            session.query_one("SELECT id FROM deliveries ORDER BY id LIMIT 1", &[]).await.unwrap().get(0);
+        let before = read_so_far(&session).await;
+        assert!(backend.open().delivery(DeliveryId(first)).await.unwrap().unwrap().resends.is_empty());
+        let read = read_so_far(&session).await - before;
+        assert!((1..=MOST_READ).contains(&read), "{read} rows were read for one without resends");
     }
 }

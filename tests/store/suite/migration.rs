@@ -97,7 +97,9 @@ pub async fn what_a_later_version_has_migrated_is_refused_with_what_to_run(backe
             client.batch_execute(LATER).await.unwrap();
         }
     }
-    let refused = backend.open().migrate(T0).await.expect_err("a store that this version does not know").to_string();
+    let refused = backend.open().migrate(T0).await.expect_err("a store that this version does not know");
+    assert!(!refused.is_retryable(), "{refused:?}");
+    let refused = refused.to_string();
     assert!(refused.contains("V99__later") && refused.contains("run that version, or a newer one"), "{refused}");
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hookpost::access::Actor;
 use hookpost::delivery::{Delivery, DeliveryId, DeliveryState, Outcome, SubscriptionId};
 use hookpost::store::search::find;
-use hookpost::store::{Batch, NewSubscription, Search, Store};
+use hookpost::store::{Batch, MAX_RESENDS, NewSubscription, Search, Store};
 
 use crate::backend::Backend;
 use crate::fixtures::*;
@@ -262,4 +262,8 @@ pub async fn payloads_come_by_id_up_to_so_many_bytes_and_one_however_large(backe
     assert_eq!(store.unfinished(&[DeliveryId(id(400))]).await.unwrap()[0].resend_of, Some(of_event));
     let first = store.delivery(of_event).await.unwrap().unwrap();
     assert_eq!(first.resends, [DeliveryId(id(400)), resend.id], "newest first");
+    let more = (500..).take(MAX_RESENDS).map(|ms| Delivery { resend_of: Some(of_event), ..delivery(sub, ms) });
+    commit(&store, accepted(more)).await;
+    let first = store.delivery(of_event).await.unwrap().unwrap();
+    assert_eq!((first.resends.len(), first.resends.last()), (MAX_RESENDS, Some(&DeliveryId(id(500)))));
 }
