@@ -97,7 +97,6 @@ impl Report {
         let _ = writeln!(text, "  webhook-id           {}", self.webhook_id.as_deref().unwrap_or("(none)"));
         let _ = writeln!(text, "  webhook-signature    {}", self.standard_webhooks.words());
         let _ = writeln!(text, "  X-Hub-Signature-256  {}", self.x_hub_signature_256.words());
-        // Which a carriage return at its end is not part of.
         for line in self.shown_body().lines() {
             let _ = writeln!(text, "  {line}");
         }
@@ -105,10 +104,9 @@ impl Report {
     }
 
     fn shown_body(&self) -> String {
-        let whole = &self.body_text;
-        // A body must not be able to drive the terminal.
-        let inert =
-            |c: char| if c.is_control() && !matches!(c, '\n' | '\r' | '\t') { char::REPLACEMENT_CHARACTER } else { c };
+        let whole = self.body_text.replace("\r\n", "\n");
+        // A body must not be able to drive the terminal: a carriage return alone would go over what is said of signatures.
+        let inert = |c: char| if c.is_control() && !matches!(c, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { c };
         let mut shown: String = whole.chars().take(MAX_SHOWN_CHARS).map(inert).collect();
         let cut = whole.chars().count().saturating_sub(MAX_SHOWN_CHARS);
         if cut > 0 {
@@ -164,6 +162,8 @@ mod tests {
     #[test]
     fn a_body_cannot_drive_the_terminal() {
         assert!(!shown(b"\x1b[2J\x07").contains(['\x1b', '\x07']));
+        assert!(!shown(br#""\u001b[2J""#).contains('\x1b'));
+        assert!(!shown(b"{}\r  webhook-signature    verified").contains('\r'));
     }
 
     #[test]

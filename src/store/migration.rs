@@ -4,15 +4,16 @@ use refinery::{Migration, Runner};
 
 use super::StoreError;
 
-/// Says that a store is about to be changed, which may take long: nothing is accepted meanwhile. `applied` is the last migration
-/// that it has had; a new store has had none.
-pub(super) fn announce(store: &str, runner: &Runner, applied: Option<&Migration>) {
+/// Whether a store that holds something is about to be changed, and says so: it may take long, and nothing is accepted meanwhile.
+/// `applied` is the last migration that it has had; a new store has had none.
+pub(super) fn announce(store: &str, runner: &Runner, applied: Option<&Migration>) -> bool {
     let known = runner.get_migrations().iter().map(Migration::version).max();
-    let applied = applied.map(Migration::version);
-    if let (Some(from), Some(to)) = (applied, known)
-        && from < to
-    {
-        tracing::info!(store, from, to, "migrating the store; it may take minutes if it holds much");
+    match (applied.map(Migration::version), known) {
+        (Some(from), Some(to)) if from < to => {
+            tracing::info!(store, from, to, "migrating the store; it may take minutes if it holds much");
+            true
+        }
+        _ => false,
     }
 }
 

@@ -1,5 +1,7 @@
 //! `kill -9` and SIGTERM on the real program.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use crate::app::{Backend, Home, client, on_both_stores, send};
@@ -12,25 +14,35 @@ on_both_stores!(
     sigterm_finishes_what_is_in_flight_and_exits_with_0,
 );
 
+/// Events of the first subscription.
+async fn accepted(process: &Process) -> BTreeSet<String> {
+    let mut accepted = BTreeSet::new();
+    for n in 0..40 {
+        let answer = process.post("/ingest/1", json!({ "n": n })).await;
+        accepted.insert(answer["delivery_id"].as_str().expect("an id").to_owned());
+    }
+    accepted
+}
+
+async fn receives_all(receiver: &mut Receiver, mut accepted: BTreeSet<String>) {
+    while !accepted.is_empty() {
+        accepted.remove(receiver.next().await.id());
+    }
+}
+
 async fn killed_between_the_202_and_the_delivery_it_delivers_after_the_restart(backend: Backend) {
     let home = Home::new(backend).await;
     let process = Process::start(&home).await;
     // Whatever was sent before the kill stays without an answer, so that nothing counts as delivered.
     let mut receiver = Receiver::start([Script::Hang; 32]).await;
     process.post("/subscriptions", json!({ "target_url": receiver.url() })).await;
-    let mut accepted = std::collections::BTreeSet::new();
-    for n in 0..40 {
-        let answer = process.post("/ingest/1", json!({ "n": n })).await;
-        accepted.insert(answer["delivery_id"].as_str().expect("an id").to_owned());
-    }
+    let accepted = accepted(&process).await;
     process.kill().await;
     receiver.unread();
     receiver.answer_from_now_on();
 
     let _process = Process::start(&home).await;
-    while !accepted.is_empty() {
-        accepted.remove(receiver.next().await.id());
-    }
+    receives_all(&mut receiver, accepted).await;
 }
 
 async fn killed_with_a_receiver_that_is_down_it_delivers_when_both_are_back(backend: Backend) {
@@ -72,11 +84,7 @@ async fn a_backup_that_is_made_beside_the_service_delivers_what_was_accepted_bef
     let process = Process::start(&home).await;
     let mut receiver = Receiver::start([Script::Hang; 32]).await;
     process.post("/subscriptions", json!({ "target_url": receiver.url() })).await;
-    let mut accepted = std::collections::BTreeSet::new();
-    for n in 0..40 {
-        let answer = process.post("/ingest/1", json!({ "n": n })).await;
-        accepted.insert(answer["delivery_id"].as_str().expect("an id").to_owned());
-    }
+    let accepted = accepted(&process).await;
     std::fs::create_dir(restored.data_dir()).expect("a directory");
     let [database, backup] = [&home, &restored].map(|home| home.data_dir().join("hookpost.db"));
     let copied = tokio::task::spawn_blocking(move || {
@@ -92,7 +100,5 @@ async fn a_backup_that_is_made_beside_the_service_delivers_what_was_accepted_bef
     receiver.answer_from_now_on();
 
     let _process = Process::start(&restored).await;
-    while !accepted.is_empty() {
-        accepted.remove(receiver.next().await.id());
-    }
+    receives_all(&mut receiver, accepted).await;
 }

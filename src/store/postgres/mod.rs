@@ -170,17 +170,19 @@ impl Store for PostgresStore {
     async fn migrate(&self, now: Timestamp) -> Result<()> {
         let mut session = self.maintenance().await?;
         let client = &mut session.client;
-        let work = async {
-            client.batch_execute(MIGRATION_LOCK).await.map_err(store_error)?;
-            let runner = schema::migrations::runner();
+        let runner = schema::migrations::runner();
+        let begin = async {
+            client.batch_execute(MIGRATION_LOCK).await?;
             // A new database has no table of them yet.
-            let applied = runner.get_last_applied_migration_async(client).await.ok().flatten();
-            migration::announce("PostgreSQL", &runner, applied.as_ref());
-            let migrated = runner.run_async(client).await;
-            migrated.map_err(|error| migration::failed("the database", &error))?;
-            partitions::ensure(client, Cell::needed_at(now)).await.map_err(store_error)
+            Ok(runner.get_last_applied_migration_async(client).await.ok().flatten())
         };
-        timeout(MIGRATION_DEADLINE, work).await.map_err(|_| too_slow("migrating"))??;
+        let applied = within(MAINTENANCE_DEADLINE, "looking at the schema", begin).await?;
+        let changes = migration::announce("PostgreSQL", &runner, applied.as_ref());
+        // A server that hangs is to be noticed soon where there is nothing to do.
+        let deadline = if changes { MIGRATION_DEADLINE } else { MAINTENANCE_DEADLINE };
+        let migrated = timeout(deadline, runner.run_async(client)).await.map_err(|_| too_slow("migrating"))?;
+        migrated.map_err(|error| migration::failed("the database", &error))?;
+        within(MAINTENANCE_DEADLINE, "making partitions", partitions::ensure(client, Cell::needed_at(now))).await?;
         Ok(())
     }
 

@@ -272,18 +272,6 @@ async fn a_data_directory_that_cannot_be_made_is_named() {
     }
 }
 
-#[tokio::test]
-async fn a_schema_of_a_newer_version_is_refused_with_its_path() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = owned(dir.path()).await;
-    let newer = "INSERT INTO refinery_schema_history SELECT 999, 'newer', applied_on, checksum \
-         FROM refinery_schema_history LIMIT 1";
-    store.write(|connection| Ok(connection.execute_batch(newer)?)).await.unwrap();
-    let error = store.migrate(T0).await.unwrap_err();
-    assert!(matches!(error, StoreError::Corrupt(_)), "{error:?}");
-    assert!(error.to_string().contains("hookpost.db"), "{error}");
-}
-
 fn log(n: u64, subscription_id: SubscriptionId) -> AttemptLog {
     AttemptLog {
         id: Uuid::from_u128(u128::from(n) << 64),
